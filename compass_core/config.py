@@ -1,0 +1,448 @@
+"""Everything a person may set, one frozen model per stage, composed in `AdaptConfig`.
+
+The same models are the YAML schema, the command line's dotted overrides and the Prefect form. Each
+field is documented once, under itself. All problems of a file are reported together.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from compass_core.languages import canonical_language
+
+
+class Config(BaseModel):
+    """Base of all configuration: immutable, and a misspelt key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+# --------------------------------------------------------------------------- data
+class ColumnMapping(Config):
+    """Which column of a file holds which field; leave a field empty to use COMPASS's own name."""
+
+    id: str = ""
+    """Column with a unique id; empty: `id` where it exists, else the row's number."""
+
+    language: str = ""
+    """Column with the language code; empty: `language` where it exists."""
+
+    prompt: str = ""
+    """Column with the instruction or question."""
+
+    response: str = ""
+    """Column with the answer to train on."""
+
+    messages: str = ""
+    """Column with a chat: a list of {role, content}."""
+
+    text: str = ""
+    """Column with plain text to continue."""
+
+    choices: str = ""
+    """Column with the list of options of a multiple-choice item."""
+
+    answer: str = ""
+    """Column with the right option: 0-based index, letter (A, B, …) or the option's text."""
+
+    topic: str = ""
+    """Column with a subject label (diagnosis only)."""
+
+    parallel_id: str = ""
+    """Column equal for translations of one item, so that test items never leak through them."""
+
+    source: str = ""
+    """Column with the origin of the row."""
+
+    licence: str = ""
+    """Column with the licence of the row."""
+
+
+class CorpusConfig(Config):
+    """One corpus: where it is and how its columns are named."""
+
+    path: str
+    """File (JSONL, CSV, Parquet, also gzipped), a `datasets` folder, or a hub id such as
+    `CohereForAI/aya_dataset`."""
+
+    name: str = ""
+    """Configuration of a hub dataset; `{language}` is replaced by the language's ISO 639-1 code."""
+
+    split: str = ""
+    """Split to read: of a `datasets` folder or hub id, or rows whose `split` column says so."""
+
+    revision: str = ""
+    """Commit of a hub dataset; pin it, so that a run can be repeated."""
+
+    format: Literal["auto", "jsonl", "json", "csv", "parquet", "datasets", "hub"] = "auto"
+    """How to read it; `auto` decides by the file's name and first bytes."""
+
+    columns: ColumnMapping = ColumnMapping()
+    """Column mapping; the usual names are found without it."""
+
+    language: str = ""
+    """Language of every row, for files without a language column."""
+
+    exclude_languages: tuple[str, ...] = ()
+    """Languages to leave out."""
+
+    where: dict[str, str | int | list[str] | list[int]] = Field(default_factory=dict)
+    """Keep only rows whose column has this value (or one of these values)."""
+
+    prompt_template: str = ""
+    """Text of the prompt with `{column}` placeholders; empty: the prompt column as it is."""
+
+    response_template: str = ""
+    """Text of the response with `{column}` placeholders; empty: the response column as it is."""
+
+    label_choices: tuple[str, ...] = ()
+    """Options of every row when the answer is one label of a fixed set (for example topics)."""
+
+    licence: str = ""
+    """Licence of every row, where the file has no such column."""
+
+    limit: NonNegativeInt = 0
+    """Rows to read at most, per language; 0 reads all."""
+
+
+class StarterData(Config):
+    """The embedded demonstration corpus, made of Unicode CLDR at run time."""
+
+    kind: Literal["starter"] = "starter"
+    """Marks this variant."""
+
+    n_coverage: PositiveInt = 200
+    """Training examples the target language already has."""
+
+    n_usage: PositiveInt = 300
+    """Usage prompts."""
+
+    n_test: PositiveInt = 600
+    """Test items at most."""
+
+    n_missing_topics: PositiveInt = 3
+    """Topics that users ask about and the coverage lacks: the planted gap."""
+
+
+class FilesData(Config):
+    """Your own corpora."""
+
+    kind: Literal["files"] = "files"
+    """Marks this variant."""
+
+    usage: CorpusConfig
+    """Sample of what users ask. Prompts only; shapes the selection, never trained on."""
+
+    coverage: CorpusConfig | None = None
+    """Training data the target language already has; leave out if there is none."""
+
+    pool: CorpusConfig
+    """Data of other languages to select from."""
+
+    test: CorpusConfig
+    """Test items with gold answers. Read for scoring only."""
+
+
+DataConfig = Annotated[StarterData | FilesData, Field(discriminator="kind")]
+
+
+# --------------------------------------------------------------------------- embedding, clusters
+class EmbeddingConfig(Config):
+    """The multilingual encoder."""
+
+    encoder: str = "starter"
+    """`starter`, a sentence-transformers folder, or a hub id (`intfloat/multilingual-e5-small`)."""
+
+    revision: str = ""
+    """Commit of a hub encoder."""
+
+    prefix: str = ""
+    """Text put before every input (`query: ` for the e5 family)."""
+
+    batch_size: PositiveInt = 256
+    """Texts per batch."""
+
+    max_length: PositiveInt = 256
+    """Tokens per text; longer texts are cut."""
+
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+
+    centre_languages: bool = False
+    """Subtract each language's mean vector: the remedy when clusters follow the script."""
+
+
+class ClusteringConfig(Config):
+    """The clusters of meaning, fitted per target language."""
+
+    method: Literal["kmeans", "hdbscan"] = "kmeans"
+    """K-Means chosen by silhouette, or HDBSCAN chosen by DBCV."""
+
+    n_clusters: tuple[PositiveInt, ...] = (20, 40, 60, 80, 100, 120)
+    """Numbers of clusters to try; one number fixes it."""
+
+    min_cluster_sizes: tuple[PositiveInt, ...] = (5, 10, 20)
+    """HDBSCAN: smallest cluster sizes to try."""
+
+    fit_on: Literal["usage+coverage", "usage+coverage+pool"] = "usage+coverage"
+    """What the clusters are fitted on; everything else goes to the nearest centroid."""
+
+    pool_fit_sample: PositiveInt = 5_000
+    """Pool examples used when the pool takes part in the fit (or there is no coverage)."""
+
+    relevance_quantile: float = Field(0.95, ge=0.0, le=1.0)
+    """A pool example is available to a cluster within this quantile of the cluster's own
+    distances; 0 switches the radius off."""
+
+    script_guard: Literal["refuse", "warn", "off"] = "refuse"
+    """What to do when clusters follow the language instead of the meaning."""
+
+
+# --------------------------------------------------------------------------- selection
+STRATEGIES = ("compass", "random", "target-only", "all-data", "similar", "english", "proportional")
+StrategyName = Literal[
+    "compass", "random", "target-only", "all-data", "similar", "english", "proportional"
+]
+
+
+class SelectionConfig(Config):
+    """Which pool examples to train on."""
+
+    strategy: StrategyName = "compass"
+    """`compass` spends the budget where coverage falls short of usage; the others are baselines."""
+
+    budget: PositiveInt = 400
+    """Pool examples to select."""
+
+    smoothing: PositiveFloat = 0.5
+    """Pseudo-count α of the shares, equations (1) and (2)."""
+
+    rule: Literal["waterfill", "gap", "importance"] = "waterfill"
+    """How the budget is split over clusters."""
+
+    draw: Literal["uniform", "nearest", "diverse"] = "uniform"
+    """How examples are drawn inside a cluster."""
+
+    language_balance: float = Field(0.0, ge=0.0, le=1.0)
+    """0: languages as the pool has them; 1: every source language equally often."""
+
+    similar_languages: PositiveInt = 3
+    """`similar`: number of source languages."""
+
+    licences: tuple[str, ...] = ()
+    """Licences allowed for selected rows; empty allows all."""
+
+
+# --------------------------------------------------------------------------- model, training
+class BaseConfig(Config):
+    """The frozen language model."""
+
+    model: str = "starter"
+    """`starter`, a local folder with safetensors weights, or a hub id."""
+
+    revision: str = ""
+    """Commit of a hub model."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Weights in memory; `auto`: bfloat16 where the hardware has it, else float32."""
+
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+
+
+class TrainingConfig(Config):
+    """The adapter and its training."""
+
+    adapter: Literal["lora", "dora"] = "lora"
+    """Low-rank adapter, or its weight-decomposed variant."""
+
+    lora_rank: PositiveInt = 16
+    """Rank r."""
+
+    lora_alpha: PositiveFloat = 32.0
+    """Scale α; the update is multiplied by α/r."""
+
+    lora_dropout: float = Field(0.05, ge=0.0, lt=1.0)
+    """Dropout on the adapter's input."""
+
+    target_modules: tuple[str, ...] = ()
+    """Layers to adapt; empty: all linear layers but the output head."""
+
+    learning_rate: PositiveFloat = 2e-4
+    """Peak learning rate (AdamW)."""
+
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Learning-rate schedule after warm-up."""
+
+    warmup_ratio: float = Field(0.03, ge=0.0, lt=1.0)
+    """Share of steps that warm up."""
+
+    weight_decay: NonNegativeFloat = 0.0
+    """AdamW's weight decay."""
+
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradients are clipped to this norm."""
+
+    epochs: PositiveFloat = 3.0
+    """Passes over the data; `min_steps` and `max_steps` bound it."""
+
+    min_steps: NonNegativeInt = 0
+    """Optimiser steps at least (small data is repeated)."""
+
+    max_steps: NonNegativeInt = 0
+    """Optimiser steps at most; 0: no limit. Equal to `min_steps`: exactly that many."""
+
+    batch_size: PositiveInt = 32
+    """Examples per optimiser step."""
+
+    micro_batch_tokens: PositiveInt = 16_384
+    """Padded tokens per forward pass; a step is split to fit."""
+
+    max_length: PositiveInt = 2_048
+    """Tokens per example; longer ones are cut at the end."""
+
+    checkpoint_every: PositiveInt = 200
+    """Optimiser steps between checkpoints."""
+
+
+# --------------------------------------------------------------------------- evaluation, promotion
+class EvaluationConfig(Config):
+    """How answers are scored."""
+
+    batch_tokens: PositiveInt = 16_384
+    """Padded tokens per forward pass."""
+
+    normalise: Literal["none", "tokens", "bytes"] = "none"
+    """Divide a choice's log-likelihood by its length in this unit."""
+
+    max_new_tokens: PositiveInt = 64
+    """Tokens to generate for items without choices (scored by exact match)."""
+
+    confidence: float = Field(0.95, gt=0.5, lt=1.0)
+    """Level of the bootstrap intervals."""
+
+    n_bootstrap: PositiveInt = 1_000
+    """Bootstrap resamples."""
+
+
+class PromotionConfig(Config):
+    """When a challenger replaces the champion."""
+
+    alpha: float = Field(0.05, gt=0.0, lt=0.5)
+    """Level of the one-sided exact sign test on paired test items."""
+
+    max_covered_loss_alpha: float = Field(0.05, gt=0.0, lt=0.5)
+    """A loss on already covered topics that is significant at this level blocks promotion."""
+
+    min_items: PositiveInt = 100
+    """Fewer paired items than this are never enough to promote."""
+
+
+class ExecutionConfig(Config):
+    """How work is spread over the machine. Never changes a result."""
+
+    max_parallel: PositiveInt = 2
+    """Languages in flight."""
+
+    trainers: NonNegativeInt = 2
+    """Trainer processes; each keeps the base model loaded. 0 trains inside the flow's process."""
+
+    threads_per_trainer: PositiveInt = 1
+    """CPU threads of one trainer process."""
+
+    stage_retries: NonNegativeInt = 2
+    """Retries of a stage after a failure that may pass (never after wrong input)."""
+
+
+class AdaptConfig(Config):
+    """Adapt one frozen language model to several languages."""
+
+    project: str = Field("compass", pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
+    """Name of the MLflow experiment and of the report."""
+
+    languages: tuple[str, ...] = Field(min_length=1)
+    """Target languages: BCP-47, ISO 639, or English names (`sw`, `swh_Latn`, `Swahili`)."""
+
+    seed: NonNegativeInt = 0
+    """Seed of everything random."""
+
+    data: DataConfig = StarterData()
+    """Usage, coverage, pool and test set."""
+
+    embedding: EmbeddingConfig = EmbeddingConfig()
+    """The encoder."""
+
+    clustering: ClusteringConfig = ClusteringConfig()
+    """The clusters of meaning."""
+
+    selection: SelectionConfig = SelectionConfig()
+    """What is selected from the pool."""
+
+    base: BaseConfig = BaseConfig()
+    """The frozen language model."""
+
+    training: TrainingConfig = TrainingConfig()
+    """The adapter's training."""
+
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """The scoring."""
+
+    promotion: PromotionConfig = PromotionConfig()
+    """The gate."""
+
+    baselines: tuple[StrategyName, ...] = ()
+    """Baselines trained beside the selected strategy, for the report; never registered."""
+
+    execution: ExecutionConfig = ExecutionConfig()
+    """Parallelism."""
+
+    @field_validator("languages", mode="before")
+    @classmethod
+    def _canonical(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = value.split(",")
+        if not isinstance(value, (list, tuple)):
+            return value
+        languages: list[str] = []
+        problems: list[str] = []
+        for position, item in enumerate(value):
+            if isinstance(item, bool):
+                quoted = "no" if item is False else "yes"
+                problems.append(f'[{position}] is a boolean; quote it: "{quoted}"')
+                continue
+            try:
+                languages.append(canonical_language(str(item)))
+            except Exception as error:  # noqa: BLE001 - every problem is reported together
+                problems.append(f"[{position}] {error}")
+        if problems:
+            raise ValueError("; ".join(problems))
+        doubled = sorted({code for code in languages if languages.count(code) > 1})
+        if doubled:
+            raise ValueError(f"{', '.join(doubled)} named more than once")
+        return tuple(languages)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> AdaptConfig:
+        if self.training.max_steps and self.training.max_steps < self.training.min_steps:
+            raise ValueError(
+                f"training.max_steps={self.training.max_steps} is below "
+                f"training.min_steps={self.training.min_steps}"
+            )
+        return self
+
+
+def stage_values(*models: BaseModel) -> list[dict[str, Any]]:
+    """Return `models` as plain JSON values, for a stage's fingerprint."""
+    return [model.model_dump(mode="json") for model in models]
