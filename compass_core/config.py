@@ -6,7 +6,7 @@ field is documented once, under itself. All problems of a file are reported toge
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from compass_core.errors import LanguageError
 from compass_core.languages import canonical_language
 
 
@@ -27,6 +28,13 @@ class Config(BaseModel):
     """Base of all configuration: immutable, and a misspelt key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    not_in_key: ClassVar[frozenset[str]] = frozenset()
+    """Fields that cannot change a result (a device, a batch size) or enter by content instead."""
+
+    def key_values(self) -> dict[str, Any]:
+        """Return the fields that identify a stage's output, as plain JSON values."""
+        return self.model_dump(mode="json", exclude=set(self.not_in_key))
 
 
 # --------------------------------------------------------------------------- data
@@ -162,6 +170,8 @@ DataConfig = Annotated[StarterData | FilesData, Field(discriminator="kind")]
 class EmbeddingConfig(Config):
     """The multilingual encoder."""
 
+    not_in_key = frozenset({"encoder", "revision", "batch_size", "device"})
+
     encoder: str = "starter"
     """`starter`, a sentence-transformers folder, or a hub id (`intfloat/multilingual-e5-small`)."""
 
@@ -249,6 +259,8 @@ class SelectionConfig(Config):
 class BaseConfig(Config):
     """The frozen language model."""
 
+    not_in_key = frozenset({"model", "revision", "device"})
+
     model: str = "starter"
     """`starter`, a local folder with safetensors weights, or a hub id."""
 
@@ -264,6 +276,8 @@ class BaseConfig(Config):
 
 class TrainingConfig(Config):
     """The adapter and its training."""
+
+    not_in_key = frozenset({"checkpoint_every"})
 
     adapter: Literal["lora", "dora"] = "lora"
     """Low-rank adapter, or its weight-decomposed variant."""
@@ -321,6 +335,8 @@ class TrainingConfig(Config):
 class EvaluationConfig(Config):
     """How answers are scored."""
 
+    not_in_key = frozenset({"batch_tokens"})
+
     batch_tokens: PositiveInt = 16_384
     """Padded tokens per forward pass."""
 
@@ -362,18 +378,12 @@ class ExecutionConfig(Config):
     threads_per_trainer: PositiveInt = 1
     """CPU threads of one trainer process."""
 
-    stage_retries: NonNegativeInt = 2
-    """Retries of a stage after a failure that may pass (never after wrong input)."""
 
-
-class AdaptConfig(Config):
-    """Adapt one frozen language model to several languages."""
+class Recipe(Config):
+    """Everything about a run but the languages it is for."""
 
     project: str = Field("compass", pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
     """Name of the MLflow experiment and of the report."""
-
-    languages: tuple[str, ...] = Field(min_length=1)
-    """Target languages: BCP-47, ISO 639, or English names (`sw`, `swh_Latn`, `Swahili`)."""
 
     seed: NonNegativeInt = 0
     """Seed of everything random."""
@@ -408,33 +418,8 @@ class AdaptConfig(Config):
     execution: ExecutionConfig = ExecutionConfig()
     """Parallelism."""
 
-    @field_validator("languages", mode="before")
-    @classmethod
-    def _canonical(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            value = value.split(",")
-        if not isinstance(value, (list, tuple)):
-            return value
-        languages: list[str] = []
-        problems: list[str] = []
-        for position, item in enumerate(value):
-            if isinstance(item, bool):
-                quoted = "no" if item is False else "yes"
-                problems.append(f'[{position}] is a boolean; quote it: "{quoted}"')
-                continue
-            try:
-                languages.append(canonical_language(str(item)))
-            except Exception as error:  # noqa: BLE001 - every problem is reported together
-                problems.append(f"[{position}] {error}")
-        if problems:
-            raise ValueError("; ".join(problems))
-        doubled = sorted({code for code in languages if languages.count(code) > 1})
-        if doubled:
-            raise ValueError(f"{', '.join(doubled)} named more than once")
-        return tuple(languages)
-
     @model_validator(mode="after")
-    def _consistent(self) -> AdaptConfig:
+    def _steps_in_order(self) -> Self:
         if self.training.max_steps and self.training.max_steps < self.training.min_steps:
             raise ValueError(
                 f"training.max_steps={self.training.max_steps} is below "
@@ -443,6 +428,70 @@ class AdaptConfig(Config):
         return self
 
 
-def stage_values(*models: BaseModel) -> list[dict[str, Any]]:
-    """Return `models` as plain JSON values, for a stage's fingerprint."""
-    return [model.model_dump(mode="json") for model in models]
+class AdaptConfig(Recipe):
+    """Adapt one frozen language model to several languages."""
+
+    languages: tuple[str, ...] = Field(min_length=1)
+    """Target languages: BCP-47, ISO 639, or English names (`sw`, `swh_Latn`, `Swahili`)."""
+
+    @field_validator("languages", mode="before")
+    @classmethod
+    def _canonical(cls, value: Any) -> Any:
+        return canonical_languages(value)
+
+
+class AdaptLanguageConfig(Recipe):
+    """Adapt one frozen language model to one language."""
+
+    language: str
+    """Target language: BCP-47, ISO 639, or English name (`sw`, `swh_Latn`, `Swahili`)."""
+
+    @field_validator("language", mode="before")
+    @classmethod
+    def _canonical(cls, value: Any) -> Any:
+        return canonical_languages([value])[0]
+
+
+class StudyConfig(AdaptConfig):
+    """Compare selection strategies at equal budgets and equal optimiser steps."""
+
+    seeds: tuple[NonNegativeInt, ...] = Field((0, 1, 2), min_length=1)
+    """Seeds; each draws its own splits, clusters, selections and trainings."""
+
+    strategies: tuple[StrategyName, ...] = (
+        "target-only",
+        "random",
+        "similar",
+        "all-data",
+        "compass",
+    )
+    """Trained arms; the base without an adapter (zero-shot) always takes part."""
+
+
+def canonical_languages(value: Any) -> Any:
+    """Return language names as canonical codes; every problem is reported at once.
+
+    Raises:
+        ValueError: a boolean (YAML's `no`), an unknown code, or a language named twice.
+    """
+    if isinstance(value, str):
+        value = value.split(",")
+    if not isinstance(value, (list, tuple)):
+        return value
+    languages: list[str] = []
+    problems: list[str] = []
+    for position, item in enumerate(value):
+        if isinstance(item, bool):
+            quoted = "yes" if item else "no"
+            problems.append(f'E36 [{position}] is a boolean; quote it: "{quoted}"')
+            continue
+        try:
+            languages.append(canonical_language(str(item)))
+        except LanguageError as error:
+            problems.append(f"[{position}] {error}")
+    problems += [
+        f"{code} is named twice" for code in sorted(set(languages)) if languages.count(code) > 1
+    ]
+    if problems:
+        raise ValueError("; ".join(problems))
+    return tuple(languages)
