@@ -1,0 +1,8 @@
+# Aliases of run.py, which needs nothing but Python.
+.PHONY: demo test slow check lock readme clean
+
+demo test check lock readme clean:
+	python3 run.py $@
+
+slow:
+	python3 run.py test --only-slow
