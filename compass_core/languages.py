@@ -90,6 +90,8 @@ def canonical_language(text: str) -> str:
         >>> [canonical_language(text) for text in ("sw", "zh-Hant", "Serbian", "sr-Latn", "pt-BR")]
         ['swh_Latn', 'cmn_Hant', 'srp_Cyrl', 'srp_Latn', 'por_Latn']
     """
+    if isinstance(text, str):
+        text = text.translate(_ASCII_BRACKETS).rstrip(" ") if "（" in text else text
     if not isinstance(text, str) or not _is_harmless(text):
         raise _refusal(text, "is not a language tag, code or name")
     match = _TAG.fullmatch(text.replace("_", "-").lower())
@@ -147,7 +149,7 @@ def native_name(code: str) -> str:
         'Kiswahili'
     """
     canonical = canonical_language(code)
-    name = _display(canonical, alpha2(canonical))
+    name = _display(canonical, f"{alpha2(canonical)}-{canonical[4:]}")
     return language_name(canonical) if name.startswith("Unknown language") else name
 
 
@@ -205,7 +207,7 @@ def _from_name(text: str) -> str:
 
 
 def _from_name_with_script(text: str) -> str | None:
-    """Resolve ``Serbian (Latin)`` or ``中文 (繁体)``: what `language_name` and `native_name` say."""
+    """Resolve ``Serbian (Latin)``: what `language_name` and `native_name` say."""
     base, bracket, _ = text.partition("(")
     if not bracket or not base.strip():
         return None
