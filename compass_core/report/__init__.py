@@ -1,0 +1,1 @@
+"""Reports a person reads: one HTML page per run, short tables for UIs and the terminal."""

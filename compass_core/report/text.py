@@ -1,0 +1,125 @@
+"""The same results as short text: Markdown tables for Prefect's artifacts, rows for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from compass_core.report.data import LanguageReport, RunReport
+from compass_core.report.language_section import STATUS_TEXT, by_gap, readable_name, source_name
+from compass_core.report.markup import clean, number, percent, points
+from compass_core.report.plots import arm_label, arm_order
+
+MAX_ROWS = 15
+"""Rows of one Markdown table; an artifact is for a glance, the page has the rest."""
+
+_SPECIAL = "\\`*_{}[]<>#|~!&"
+
+
+def markdown_text(text: str, limit: int = 100) -> str:
+    r"""Return text from the data so that Markdown shows it and does not interpret it.
+
+    Examples:
+        >>> print(markdown_text("a|b <i>"))
+        a\|b \<i\>
+    """
+    return "".join(f"\\{char}" if char in _SPECIAL else char for char in clean(text, limit))
+
+
+def gap_table_markdown(language: LanguageReport) -> str:
+    """Return the clusters with the largest gaps: usage, coverage, gap, taken, available."""
+    rows = [
+        [
+            markdown_text(f"{row.cluster} {row.label}"),
+            percent(row.usage_share),
+            percent(row.coverage_share),
+            points(row.gap) if row.gap > 0 else "0",
+            number(row.allocation),
+            number(row.capacity),
+        ]
+        for row in by_gap(language.clusters)
+    ]
+    header = ["Cluster", "Usage", "Coverage", "Gap", "Taken", "Available"]
+    return _titled(language, "what users ask and the coverage lacks", header, rows)
+
+
+def source_table_markdown(language: LanguageReport) -> str:
+    """Return how many examples were selected from each source language."""
+    totals = {source: sum(row.values()) for source, row in language.source_counts.items()}
+    whole = sum(totals.values())
+    order = sorted((source for source in totals if totals[source]), key=lambda s: (-totals[s], s))
+    rows = [
+        [
+            markdown_text(source_name(source)),
+            number(totals[source]),
+            percent(totals[source] / whole),
+        ]
+        for source in order
+    ]
+    title = f"{number(whole)} examples selected"
+    return _titled(language, title, ["From", "Examples", "Share"], rows)
+
+
+def evaluation_table_markdown(language: LanguageReport) -> str:
+    """Return accuracy of every arm with its interval, and of the trivial baselines."""
+    results = {arm.arm: arm for arm in language.arms}
+    rows = [
+        [
+            markdown_text(arm_label(name)),
+            percent(results[name].accuracy),
+            f"{percent(results[name].low)} – {percent(results[name].high)}",
+            percent(results[name].missing),
+            percent(results[name].covered),
+        ]
+        for name in arm_order(list(results))
+    ]
+    rows += [
+        [markdown_text(f"({readable_name(name)})"), percent(value), "", "", ""]
+        for name, value in language.trivial.items()
+    ]
+    header = ["Arm", "Accuracy", "Interval", "Missing topics", "Covered topics"]
+    return _titled(language, "accuracy on what users ask", header, rows)
+
+
+def verdict_markdown(language: LanguageReport) -> str:
+    """Return the outcome and its reasons."""
+    lines = [f"## {markdown_text(language.name)}: {STATUS_TEXT[language.status]}", ""]
+    if language.error:
+        lines += [markdown_text(language.error, 1_000), ""]
+    lines += [f"- {markdown_text(reason, 400)}" for reason in language.verdict_reasons]
+    lines += [f"- ⚠ {markdown_text(warning, 400)}" for warning in language.health_warnings]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def summary_rows(report: RunReport) -> list[list[str]]:
+    """Return header and rows of the summary as plain text, for a terminal."""
+    arms = arm_order([arm.arm for language in report.languages for arm in language.arms])
+    rows = [["Language", *map(arm_label, arms), "Outcome", "Why"]]
+    for language in report.languages:
+        cells = []
+        for name in arms:
+            arm = language.arm(name)
+            cells.append(_with_interval(arm.accuracy, arm.low, arm.high) if arm else "–")
+        reason = language.error or next(iter(language.verdict_reasons), "")
+        name = clean(language.name, 40)
+        rows.append([name, *cells, STATUS_TEXT[language.status], clean(reason, 160)])
+    return rows
+
+
+def _with_interval(value: float | None, low: float | None, high: float | None) -> str:
+    ends = f"{percent(low, 0)[:-1]}–{percent(high, 0)[:-1]}"
+    return f"{percent(value)} [{ends}]" if ends != "–" else percent(value)
+
+
+def _titled(
+    language: LanguageReport, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
+) -> str:
+    """Return a heading and a bounded Markdown table, numbers to the right."""
+    lines = [f"## {markdown_text(language.name)}: {title}", ""]
+    if not rows:
+        return "\n".join([*lines, "Nothing to show.", ""])
+    lines.append(f"| {' | '.join(header)} |")
+    lines.append(f"|{'|'.join([':--', *['--:'] * (len(header) - 1)])}|")
+    lines += [f"| {' | '.join(row)} |" for row in rows[:MAX_ROWS]]
+    if len(rows) > MAX_ROWS:
+        lines += ["", f"… and {len(rows) - MAX_ROWS} more in the report."]
+    return "\n".join(lines) + "\n"
