@@ -1,0 +1,1 @@
+"""The frozen base, the adapters on it, and their training."""
