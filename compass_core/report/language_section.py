@@ -11,6 +11,7 @@ from compass_core.report.markup import (
     Child,
     Html,
     duration,
+    interval,
     join,
     link,
     number,
@@ -29,6 +30,9 @@ MAX_CLUSTERS_FOLDED = 300
 
 MAX_MARKED = 8
 """Clusters numbered on the map."""
+
+MAX_POINTS_ON_PAGE = 9_600
+"""Points of all maps together: with many languages each gets fewer."""
 
 MAX_HEAT_ROWS, MAX_HEAT_COLUMNS = 15, 16
 """Source languages and clusters of the heat-map; smaller ones are added up."""
@@ -142,7 +146,12 @@ def key(*entries: tuple[str, str]) -> Html:
 def render_language(report: RunReport, language: LanguageReport, *, is_open: bool) -> Html:
     """Return the collapsible section of one language."""
     main, base = language.arm(report.main_arm), language.arm("zero-shot")
-    change = f"{percent(base.accuracy)} → {percent(main.accuracy)}" if main and base else ""
+    change = (
+        f"zero-shot {percent(base.accuracy)} → "
+        f"{plots.arm_label(report.main_arm)} {percent(main.accuracy)}"
+        if main and base
+        else ""
+    )
     heading = tag(
         "summary",
         tag("h2", user_text(language.name, 80), " ", tag("code", language.language)),
@@ -153,7 +162,7 @@ def render_language(report: RunReport, language: LanguageReport, *, is_open: boo
         _verdict(language),
         _arms(report, language),
         _clusters(language),
-        _map(language),
+        _map(language, len(report.languages)),
         _sources(language),
         _curves(language),
         _health(language),
@@ -183,7 +192,7 @@ def _arms(report: RunReport, language: LanguageReport) -> Html:
     ends = [value for arm in arms for value in (arm.accuracy, arm.low, arm.high)]
     scale = plots.Scale.around([*ends, *language.trivial.values()])
     header = ["Arm", join(["Accuracy on what users ask", plots.axis(scale)])]
-    header += ["Accuracy", "Interval", "Missing topics", "Covered topics", "Selected", "Steps"]
+    header += ["Accuracy", "Interval, %", "Missing topics", "Covered topics", "Selected", "Steps"]
     rows: list[list[Child]] = [
         [
             join([tag("i", class_=f"mark f {plots.arm_class(arm.arm)}"), " ", _arm_name(arm.arm)]),
@@ -194,7 +203,7 @@ def _arms(report: RunReport, language: LanguageReport) -> Html:
                 title=f"{plots.arm_label(arm.arm)}: {percent(arm.accuracy)}",
             ),
             tag("b", percent(arm.accuracy)),
-            f"{percent(arm.low)} – {percent(arm.high)}",
+            interval(arm.low, arm.high),
             percent(arm.missing),
             percent(arm.covered),
             number(arm.n_selected),
@@ -213,8 +222,10 @@ def _arms(report: RunReport, language: LanguageReport) -> Html:
     ]
     caption = (
         f"Every arm, {percent(report.confidence, 0)} intervals over "
-        f"{number(max(arm.n_items for arm in arms))} test items; the last rows know nothing."
+        f"{number(max(arm.n_items for arm in arms))} test items."
     )
+    if language.trivial:
+        caption += " Dashed: trivial baselines, which understand nothing."
     return tag(
         "section", tag("h3", "Accuracy"), table(header, rows, caption=caption, class_="arms")
     )
@@ -269,40 +280,55 @@ def _clusters(language: LanguageReport) -> Html:
     ]
     if folded:
         title = f"{len(folded)} more clusters, with smaller gaps"
-        inside = _cluster_table(folded[:MAX_CLUSTERS_FOLDED], scale, taken, title)
+        inside = _cluster_table(folded[:MAX_CLUSTERS_FOLDED], None, taken, title)
         parts.append(tag("details", tag("summary", title), inside, class_="more"))
     return tag("section", *parts)
 
 
 def _cluster_table(
-    rows: Sequence[ClusterRow], scale: plots.Scale, taken: int, caption: str
+    rows: Sequence[ClusterRow], scale: plots.Scale | None, taken: int, caption: str
 ) -> Html:
+    """Return clusters as a table; without a `scale` numbers alone, which weigh much less."""
     whole = plots.Scale(0.0, 1.0)
     scored = any(row.n_items for row in rows)
-    header: list[Child] = ["Cluster", join(["Share", plots.axis(scale, ticks=4)])]
-    header += ["Usage", "Coverage", "Gap", "Taken / available"]
+    drawn = join(["Share", plots.axis(scale, ticks=4)]) if scale else None
+    header: list[Child] = ["Cluster", drawn, "Usage", "Coverage", "Gap", "Taken / available"]
     if scored:
-        header += [join(["Accuracy before and after", plots.axis(whole, ticks=4)]), "Items"]
+        drawn = join(["Accuracy before and after", plots.axis(whole, ticks=4)]) if scale else None
+        header += [drawn, "Before → after", "Items"]
     body: list[list[Child]] = []
     for row in rows:
+        selected = row.allocation / max(1, taken)
         cells: list[Child] = [
             join([tag("span", str(row.cluster), class_="number"), " ", user_text(row.label, 120)]),
-            plots.shares_track(scale, row, row.allocation / max(1, taken)),
+            plots.shares_track(scale, row, selected) if scale else None,
             percent(row.usage_share),
             percent(row.coverage_share),
             tag("b", points(row.gap)) if row.gap > 0 else "0",
             f"{number(row.allocation)} / {number(row.capacity)}",
         ]
         if scored:
-            cells += [plots.change_track(whole, row), number(row.n_items)]
-        body.append(cells)
-    return table(header, body, caption=caption, class_="clusters")
+            change = f"{percent(row.accuracy_before, 0)} → {percent(row.accuracy_after, 0)}"
+            cells += [
+                plots.change_track(whole, row) if scale else None,
+                change if row.n_items else "",
+                number(row.n_items),
+            ]
+        body.append([cell for cell, head in zip(cells, header, strict=True) if head is not None])
+    shown = [head for head in header if head is not None]
+    return table(shown, body, caption=caption, class_="clusters" if scale else "numbers-only")
 
 
-def _map(language: LanguageReport) -> Html:
+def _map(language: LanguageReport, n_languages: int) -> Html:
     rows = by_gap(row for row in language.clusters if row.gap > 0)[:MAX_MARKED]
     marked = {row.cluster: index + 1 for index, row in enumerate(rows)}
-    panels = plots.map_panels(language.points, _PANELS, marked)
+    panels = plots.map_panels(
+        language.points,
+        _PANELS,
+        marked,
+        identity=f"points-{anchor(language.language)}",
+        limit=min(plots.MAX_POINTS_PER_ROLE, max(80, MAX_POINTS_ON_PAGE // (4 * n_languages))),
+    )
     if not panels:
         return Html("")
     figures = [
@@ -347,7 +373,7 @@ def _sources(language: LanguageReport) -> Html:
     rest = len(clusters) - len(shown)
     heads += [tag("span", f"{rest} others", class_="tall")] if rest else []
     grid = _heat_rows(counts, sources, clusters)
-    top = max(max(row[: len(shown)], default=0) for _, row, _ in grid)
+    top = max(max(row[: len(shown)], default=0) for _, row, _ in grid[:MAX_HEAT_ROWS])
     body = [
         [user_text(name, 60), *(_heat_cell(count, top) for count in row), tag("b", number(total))]
         for name, row, total in grid

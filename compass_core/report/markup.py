@@ -1,7 +1,8 @@
 """HTML that cannot be broken by the data in it.
 
 ``tag("td", label)`` escapes its children and attributes; only `Html`, which `tag` itself makes,
-goes in unescaped. So nothing from a corpus reaches the page as markup, and nobody has to remember it.
+goes in unescaped. So nothing from a corpus reaches the page as markup, and nobody has to
+remember it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ MAX_TEXT = 300
 
 _SAFE_SCHEMES = frozenset({"", "http", "https", "file"})
 _VOID = frozenset({"meta", "br", "hr", "col"})
+_CHILDLESS = frozenset({"line", "circle", "rect", "path", "use"})
 _NO_VALUE = "–"
 
 
@@ -73,6 +75,8 @@ def tag(name: str, /, *children: Child, **attributes: str | float | bool | None)
         key_text = key.rstrip("_").replace("_", "-")
         text = compact(value) if isinstance(value, (int, float)) else value
         words.append(key_text if value is True else f'{key_text}="{html.escape(text, quote=True)}"')
+    if name in _CHILDLESS:
+        return Html(f"<{' '.join(words)}/>")
     opening = f"<{' '.join(words)}>"
     return Html(opening) if name in _VOID else Html(f"{opening}{join(children)}</{name}>")
 
@@ -160,8 +164,20 @@ def points(value: float | None) -> str:
     if _unknown(value):
         return _NO_VALUE
     rounded = round(100 * (value or 0.0), 1)
-    sign = "+" if rounded > 0 else "−" if rounded < 0 else "±"
+    sign = "+" if rounded > 0 else "−" if rounded < 0 else ""
     return f"{sign}{abs(rounded):.1f}"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """Return both ends of an interval in percent, on one line.
+
+    Examples:
+        >>> interval(0.5, 0.613), interval(None, 0.6)
+        ('50.0–61.3', '–')
+    """
+    if _unknown(low) or _unknown(high):
+        return _NO_VALUE
+    return f"{percent(low)[:-1]}–{percent(high)[:-1]}"
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -185,7 +201,7 @@ def duration(seconds: float | None) -> str:
     """Return seconds for reading.
 
     Examples:
-        >>> duration(4.21), duration(135), duration(7300)
+        >>> duration(4.21), duration(135), duration(7320)
         ('4.2 s', '2 min 15 s', '2 h 2 min')
     """
     if _unknown(seconds):

@@ -134,7 +134,9 @@ def _head(report: RunReport) -> Html:
         duration(elapsed(report.started, report.finished)) if report.finished else "running",
     ]
     notes = (
-        tag("div", tag("b", "What these numbers are not"), bullet_list(report.notes), class_="note")
+        tag(
+            "div", tag("b", "Before you read the numbers"), bullet_list(report.notes), class_="note"
+        )
         if report.notes
         else None
     )
@@ -150,19 +152,20 @@ def _headline(report: RunReport) -> Html:
     scored = [language for language in report.languages if language.arms]
     parts: list[Child] = [_tiles(report)]
     if scored:
-        name = plots.arm_label(report.main_arm)
-        parts.append(
-            tag(
-                "p",
-                tag("b", "Read this first: "),
-                f"compare {name} with Random. Both train on the same number of examples for the "
-                "same number of steps; only the choice of examples differs. Where intervals "
-                "overlap widely, one run cannot tell two arms apart.",
-            )
-        )
+        parts.append(tag("p", tag("b", "Read this first: "), _reading_advice(report)))
         parts.append(_legend(report))
     parts.append(_summary_table(report))
     return tag("section", tag("h2", "Summary"), *parts, class_="card", id="summary")
+
+
+def _reading_advice(report: RunReport) -> str:
+    caution = "Where intervals overlap widely, one run cannot tell two arms apart."
+    if not arm_gains(report, "random"):
+        return f"{plots.arm_label(report.main_arm)} is the arm up for promotion. {caution}"
+    return (
+        f"compare {plots.arm_label(report.main_arm)} with Random. Both train on the same number of "
+        f"examples for the same number of steps; only the choice of examples differs. {caution}"
+    )
 
 
 def _tiles(report: RunReport) -> Html:
@@ -171,7 +174,7 @@ def _tiles(report: RunReport) -> Html:
     tiles: list[tuple[str, str]] = []
     for status, text in (
         ("promoted", "promoted"),
-        ("kept", "kept their champion"),
+        ("kept", "kept the champion"),
         ("selected", "selection only"),
         ("failed", "failed"),
     ):

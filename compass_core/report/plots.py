@@ -103,7 +103,8 @@ def _line(x1: str, y1: str, x2: str, y2: str, class_: str) -> Html:
 
 def track(scale: Scale, marks: Sequence[Html], *, height: int, title: str, ticks: int = 5) -> Html:
     """Return one row's plot: grid lines of `scale` and `marks` over them, as wide as its cell."""
-    grid = [_line(_pct(x), "0", _pct(x), "100%", "grid") for x in map(scale.at, scale.ticks(ticks))]
+    places = [_pct(scale.at(value)) for value in scale.ticks(ticks)]
+    grid = [tag("line", x1=x, x2=x, y2="100%", class_="grid") for x in places]
     return tag(
         "svg",
         tag("title", title),
@@ -113,7 +114,6 @@ def track(scale: Scale, marks: Sequence[Html], *, height: int, title: str, ticks
         width="100%",
         height=height,
         role="img",
-        aria_label=title,
     )
 
 
@@ -239,7 +239,12 @@ def thin_out(points: Sequence[MapPoint], limit: int = MAX_POINTS_PER_ROLE) -> li
 
 
 def map_panels(
-    points: Sequence[MapPoint], panels: Mapping[Role, str], marked: Mapping[int, int]
+    points: Sequence[MapPoint],
+    panels: Mapping[Role, str],
+    marked: Mapping[int, int],
+    *,
+    identity: str,
+    limit: int = MAX_POINTS_PER_ROLE,
 ) -> list[Html]:
     """Return one map per role of `panels` (with its title), all other points faint behind it.
 
@@ -247,28 +252,32 @@ def map_panels(
         points: All points; each role is thinned out by itself.
         panels: Role → what its panel shows, in words.
         marked: Cluster → number written at the middle of the cluster.
+        identity: Element id of the layer that the panels share, unique on the page.
+        limit: Points per role at most.
     """
     roles: tuple[Role, ...] = ("pool", "coverage", "usage", "selected")
-    by_role = {role: thin_out([point for point in points if point.role == role]) for role in roles}
+    by_role = {
+        role: thin_out([point for point in points if point.role == role], limit) for role in roles
+    }
     shown = [point for role in roles for point in by_role[role]]
     if not shown:
         return []
     across, down = _map_scales(shown)
-    behind = join(_dots(by_role[role], across, down, "faint-dots") for role in roles)
+    behind = tag("g", _dots(shown, across, down, "faint-dots"), id=identity)
+    again = tag("use", href=f"#{identity}")
     numbers = _map_numbers(shown, marked, across, down)
     return [
         tag(
             "svg",
             tag("title", title),
-            behind,
+            again if index else behind,
             _dots(by_role[role], across, down, f"dots {role}"),
             numbers,
             class_="map",
             viewBox=f"0 0 {_MAP_WIDTH} {_MAP_HEIGHT}",
             role="img",
-            aria_label=title,
         )
-        for role, title in panels.items()
+        for index, (role, title) in enumerate(panels.items())
     ]
 
 
@@ -374,7 +383,6 @@ def line_chart(
         class_="chart",
         viewBox=f"0 0 {_CHART_WIDTH} {_CHART_HEIGHT}",
         role="img",
-        aria_label=title,
     )
 
 

@@ -49,10 +49,15 @@ def render_study(study: StudyReport, main_arm: str) -> Html:
     for metric, title in METRIC_TEXT.items():
         grid = _grid(study, metric, main_arm)
         if grid and metric == "accuracy":
-            parts += [tag("h3", title), tag("div", grid, class_="scroll", tabindex="0")]
+            parts += [tag("h3", title), _scrolling(grid, title)]
         elif grid:
-            parts.append(tag("details", tag("summary", title), grid, class_="more"))
+            inside = _scrolling(grid, title)
+            parts.append(tag("details", tag("summary", title), inside, class_="more"))
     return tag("section", *parts, id="study", class_="card study")
+
+
+def _scrolling(content: Html, title: str) -> Html:
+    return tag("div", content, class_="scroll", tabindex="0", role="region", aria_label=title)
 
 
 def cell_values(study: StudyReport, language: str, arm: str, metric: str) -> list[float]:
@@ -114,11 +119,12 @@ def _differences(study: StudyReport, main_arm: str) -> Html:
             class_="hint",
         ),
     ]
-    parts += [_difference_table(scale, title, rows, dots) for title, rows in groups if rows]
+    parts += [_difference_table(study, scale, title, rows, dots) for title, rows in groups if rows]
     return join(parts)
 
 
 def _difference_table(
+    study: StudyReport,
     scale: plots.Scale,
     title: str,
     rows: list[Comparison],
@@ -136,11 +142,13 @@ def _difference_table(
     body: list[list[Child]] = []
     for row in rows:
         interval = f"{points(row.low)} to {points(row.high)}"
-        said = f"{row.comparison}: {points(row.mean_difference)} points, {interval}"
+        arms = _compared_arms(row.comparison, study.arms)
+        name = " − ".join(map(plots.arm_label, arms)) if arms else row.comparison
+        said = f"{name}: {points(row.mean_difference)} points, {interval}"
         estimate = (row.mean_difference, row.low, row.high)
         body.append(
             [
-                user_text(row.comparison, 80),
+                user_text(name, 80),
                 plots.difference_track(scale, estimate, dots[row], said),
                 tag("b", points(row.mean_difference)),
                 interval,
@@ -173,7 +181,7 @@ def _grid(study: StudyReport, metric: str, main_arm: str) -> Html:
         join([tag("i", class_=f"mark f {plots.arm_class(arm)}"), " ", plots.arm_label(arm)])
         for arm in arms
     ]
-    caption = f"{METRIC_TEXT[metric]}, mean over {len(study.seeds)} seeds; best arm in bold"
+    caption = f"Mean over {len(study.seeds)} seeds ± standard deviation; best arm in bold"
     return table(["Language", *heads], body, caption=caption, class_="grid")
 
 

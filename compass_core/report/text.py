@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from compass_core.report.data import LanguageReport, RunReport
 from compass_core.report.language_section import STATUS_TEXT, by_gap, readable_name, source_name
-from compass_core.report.markup import clean, number, percent, points
+from compass_core.report.markup import clean, interval, number, percent, points
 from compass_core.report.plots import arm_label, arm_order
 
 MAX_ROWS = 15
@@ -66,7 +66,7 @@ def evaluation_table_markdown(language: LanguageReport) -> str:
         [
             markdown_text(arm_label(name)),
             percent(results[name].accuracy),
-            f"{percent(results[name].low)} – {percent(results[name].high)}",
+            interval(results[name].low, results[name].high),
             percent(results[name].missing),
             percent(results[name].covered),
         ]
@@ -76,7 +76,7 @@ def evaluation_table_markdown(language: LanguageReport) -> str:
         [markdown_text(f"({readable_name(name)})"), percent(value), "", "", ""]
         for name, value in language.trivial.items()
     ]
-    header = ["Arm", "Accuracy", "Interval", "Missing topics", "Covered topics"]
+    header = ["Arm", "Accuracy", "Interval, %", "Missing topics", "Covered topics"]
     return _titled(language, "accuracy on what users ask", header, rows)
 
 
