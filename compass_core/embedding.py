@@ -1,0 +1,314 @@
+"""The multilingual encoder: load it safely, name it, turn texts into unit vectors.
+
+A local folder and a hub id go through the same code: a hub model is first brought into the hub
+cache without any pickle file, then checked and loaded as a folder. Nothing a model brings along is
+ever executed: safetensors weights only, no remote code, and only modules of sentence-transformers
+that compute vectors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compass_core.errors import DataError, ModelError
+from compass_core.selection.centring import centre_languages
+from compass_core.storage import sha256_tree
+
+__all__ = [
+    "Encoder",
+    "centre_languages",
+    "encode_texts",
+    "encoder_fingerprint",
+    "load_encoder",
+]
+
+Vectors = NDArray[np.float32]
+
+_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy")
+_NOT_DOWNLOADED = [
+    *(f"*{suffix}" for suffix in _PICKLE_SUFFIXES),
+    *("*.onnx", "*.h5", "*.msgpack", "*.ot", "*.tflite", "*.gguf", "onnx/*", "openvino/*", "*.py"),
+]
+_SAFE_MODULES = frozenset(
+    {
+        "Transformer",
+        "StaticEmbedding",
+        "Pooling",
+        "WeightedLayerPooling",
+        "Dense",
+        "LayerNorm",
+        "Dropout",
+        "Normalize",
+    }
+)
+_BLOCK_TEXTS = 16_384
+"""Texts handed to the model at a time, so that memory does not grow with the corpus."""
+_MAX_SHOWN = 5
+
+
+class TextModel(Protocol):
+    """What is used of a SentenceTransformer."""
+
+    def encode(self, inputs: list[str], **options: Any) -> Any:
+        """Return (N, d) vectors of `inputs`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A loaded encoder.
+
+    Attributes:
+        name: As the user wrote it.
+        model: The sentence-transformers model behind it.
+        dimension: d.
+    """
+
+    name: str
+    model: TextModel
+    dimension: int
+
+
+def load_encoder(
+    name_or_path: str, *, revision: str = "", device: str = "auto", max_length: int = 256
+) -> Encoder:
+    """Load a sentence-transformers encoder from a folder or the hub.
+
+    A folder with a plain transformers model works too (mean pooling).
+
+    Args:
+        name_or_path: folder, or hub id such as ``intfloat/multilingual-e5-small``.
+        revision: commit, tag or branch of a hub id.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        max_length: tokens per text; longer texts are cut.
+
+    Raises:
+        ModelError: E26 folder missing or incomplete, E27 needs remote code, E28 pickle weights
+            only, E24 the hub does not give it.
+    """
+    folder = _resolve_folder(name_or_path, revision)
+    _check_folder(folder, name_or_path)
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        model = SentenceTransformer(
+            str(folder),
+            device=None if device == "auto" else device,
+            trust_remote_code=False,
+            local_files_only=True,
+            model_kwargs={"use_safetensors": True},
+        )
+    except Exception as error:
+        raise ModelError(
+            f"The encoder {name_or_path} cannot be loaded: {type(error).__name__}: "
+            f"{_first_line(error)}. It must be a sentence-transformers (or transformers) folder "
+            "with safetensors weights and a tokenizer, and the device must exist "
+            f"(embedding.device={device})."
+        ) from error
+    longest = model.max_seq_length
+    if longest is None or longest > max_length:
+        _limit_length(model, max_length)
+    return Encoder(name_or_path, model, int(model.get_embedding_dimension() or 0))
+
+
+def encoder_fingerprint(name_or_path: str, revision: str = "") -> str:
+    """Return what identifies the encoder's weights.
+
+    The SHA-256 over a local folder's files; for a hub id ``id@commit`` where the commit is known
+    (given, or in the hub cache), else ``id@revision``.
+
+    Raises:
+        ModelError: a local folder does not exist.
+    """
+    if _is_local(name_or_path):
+        folder = Path(name_or_path).expanduser()
+        if not folder.is_dir():
+            raise _missing_folder(name_or_path)
+        return sha256_tree(folder)
+    return f"{name_or_path}@{_cached_commit(name_or_path, revision) or revision or 'main'}"
+
+
+def encode_texts(
+    encoder: Encoder, texts: Sequence[str], *, prefix: str = "", batch_size: int = 256
+) -> Vectors:
+    """Return unit-norm vectors of `texts`, in their order.
+
+    Equal texts are encoded once; texts of like length share a batch, whatever their place.
+
+    Args:
+        encoder: from `load_encoder`.
+        texts: (N,) texts.
+        prefix: put before every text (``query: `` for the e5 family); empty uses the model's own
+            default prompt, if it has one.
+        batch_size: texts per batch.
+
+    Returns:
+        (N, d) float32.
+
+    Raises:
+        DataError: a text has no usable vector (nothing the tokenizer knows, or not finite).
+    """
+    if len(texts) == 0:
+        return np.zeros((0, encoder.dimension), dtype=np.float32)
+    place: dict[str, int] = {}
+    inverse = np.array([place.setdefault(text, len(place)) for text in texts], dtype=np.int64)
+    distinct = list(place)
+    # Bytes follow the number of tokens more closely across scripts than characters do.
+    by_length = sorted(range(len(distinct)), key=lambda i: (-len(distinct[i].encode()), i))
+    vectors = np.empty((len(distinct), encoder.dimension), dtype=np.float32)
+    for start in range(0, len(by_length), _BLOCK_TEXTS):
+        rows = by_length[start : start + _BLOCK_TEXTS]
+        vectors[rows] = encoder.model.encode(
+            [distinct[row] for row in rows],
+            batch_size=batch_size,
+            prompt=prefix or None,
+            show_progress_bar=False,
+            convert_to_numpy=True,
+        )
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    _refuse_unusable(norms[:, 0], inverse, encoder.name)
+    vectors /= norms
+    return vectors[inverse]
+
+
+def _refuse_unusable(norms: NDArray[np.float32], inverse: NDArray[np.int64], name: str) -> None:
+    usable = np.isfinite(norms) & (norms > 1e-6)
+    if usable.all():
+        return
+    rows = np.flatnonzero(~usable[inverse])
+    n_broken = int((~np.isfinite(norms[inverse])).sum())
+    shown = ", ".join(str(row) for row in rows[:_MAX_SHOWN])
+    more = f" and {len(rows) - _MAX_SHOWN} more" if len(rows) > _MAX_SHOWN else ""
+    cause = (
+        "not finite numbers: the weights or the half precision are at fault"
+        if n_broken
+        else "zero: these texts are empty or hold nothing the tokenizer knows"
+    )
+    raise DataError(
+        f"The encoder {name} gives no usable vector for {len(rows)} texts (0-based rows "
+        f"{shown}{more}). The vectors are {cause}. Remove these rows or use another encoder.",
+        code="E30",
+    )
+
+
+def _is_local(name_or_path: str) -> bool:
+    looks_local = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1
+    return looks_local or Path(name_or_path).expanduser().exists()
+
+
+def _missing_folder(name_or_path: str) -> ModelError:
+    return ModelError(
+        f"The encoder folder {name_or_path} does not exist. Give `embedding.encoder` a "
+        "sentence-transformers folder, a hub id such as intfloat/multilingual-e5-small, or "
+        "`starter`; `compass fit-encoder` makes a folder from your own parallel rows."
+    )
+
+
+def _resolve_folder(name_or_path: str, revision: str) -> Path:
+    if _is_local(name_or_path):
+        folder = Path(name_or_path).expanduser()
+        if not folder.is_dir():
+            raise _missing_folder(name_or_path)
+        return folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                name_or_path, revision=revision or None, ignore_patterns=_NOT_DOWNLOADED
+            )
+        )
+    except Exception as error:
+        raise ModelError(
+            f"The encoder {name_or_path}{f' (revision {revision})' if revision else ''} is neither "
+            f"a folder nor can it be fetched from the hub ({type(error).__name__}). Either the "
+            "name or the revision is misspelt; or the model is gated or private and no token of "
+            "an account with access is set (HF_TOKEN); or the hub cannot be reached (no network, "
+            "or HF_HUB_OFFLINE=1) and the model is not in the local cache. Download it once with "
+            "a network, or give a local folder.",
+            code="E24",
+        ) from error
+
+
+def _check_folder(folder: Path, name: str) -> None:
+    """Refuse what would run foreign code or is not there, before any of it is loaded.
+
+    Raises:
+        ModelError: E26, E27 or E28.
+    """
+    if not (folder / "modules.json").is_file() and not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{name} is not an encoder: the folder has neither modules.json "
+            "(sentence-transformers) nor config.json (transformers)."
+        )
+    for path in sorted(folder.rglob("*.json")):
+        if path.name in ("config.json", "tokenizer_config.json", "modules.json"):
+            _check_no_code(path, name)
+    pickled = [p for p in sorted(folder.rglob("*")) if p.suffix in _PICKLE_SUFFIXES]
+    unsafe = [p for p in pickled if not list(p.parent.glob("*.safetensors"))]
+    # `training_args.bin` and the like lie beside safetensors and are never read.
+    if unsafe or not list(folder.rglob("*.safetensors")):
+        found = ", ".join(str(p.relative_to(folder)) for p in unsafe[:_MAX_SHOWN]) or "none at all"
+        raise ModelError(
+            f"{name} has no safetensors weights for every part (found: {found}). Pickle weights "
+            "can run code and are not loaded. Save it again with "
+            "`SentenceTransformer(…).save(…)`, which writes model.safetensors, on a machine "
+            "where you trust the file, or choose another revision.",
+            code="E28",
+        )
+
+
+def _check_no_code(path: Path, name: str) -> None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{name}: {path.name} is not readable JSON ({error}).") from error
+    if path.name == "modules.json":
+        types = [str(m.get("type", "")) for m in content] if isinstance(content, list) else ["?"]
+        foreign = [
+            t
+            for t in types
+            if not t.startswith("sentence_transformers.") or t.split(".")[-1] not in _SAFE_MODULES
+        ]
+    else:
+        foreign = ["auto_map"] if isinstance(content, dict) and content.get("auto_map") else []
+    if foreign:
+        raise ModelError(
+            f"{name} needs code of its own ({path.name}: {', '.join(foreign[:_MAX_SHOWN])}), which "
+            "is not allowed (trust_remote_code=False). Use a model of a standard architecture; "
+            f"supported modules: {', '.join(sorted(_SAFE_MODULES))}.",
+            code="E27",
+        )
+
+
+def _limit_length(model: Any, max_length: int) -> None:
+    """Cut texts at `max_length` tokens, in whichever way the first module knows."""
+    try:
+        model.max_seq_length = max_length
+    except AttributeError:
+        # A static embedding has no length of its own; its tokenizer can cut.
+        model[0].tokenizer.enable_truncation(max_length)
+
+
+def _cached_commit(repo: str, revision: str) -> str:
+    """Return the commit that the hub cache holds for `revision`, or an empty text."""
+    if len(revision) == 40 and set(revision) <= set("0123456789abcdef"):
+        return revision
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
+    reference = folder / "refs" / (revision or "main")
+    return reference.read_text(encoding="utf-8").strip() if reference.is_file() else ""
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else "no message"

@@ -1,0 +1,101 @@
+"""Names for clusters that a person can read: characteristic terms and nearest examples.
+
+Terms are scored by class-based TF-IDF: how often a term occurs in the cluster's texts, times
+log(1 + A / f) with A the mean number of terms per cluster and f the term's total count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compass_core.errors import DataError
+from compass_core.selection.words import terms
+
+_MAX_TEXTS = 200
+"""Texts per cluster that are read: the nearest to its centroid, where distances are known."""
+_MAX_CHARACTERS = 2_000
+
+
+def label_clusters(
+    cluster_ids: NDArray[np.integer[Any]],
+    texts: Sequence[str],
+    distances: NDArray[np.floating[Any]] | None = None,
+    *,
+    n_clusters: int | None = None,
+    n_terms: int = 4,
+) -> list[str]:
+    """Return a readable label per cluster, for example ``rain · storm · weather · cloud``.
+
+    A term counts once per text. Terms that occur in a single text are used only where a cluster
+    has nothing better; a term that is part of one already chosen is skipped.
+
+    Args:
+        cluster_ids: (N,) cluster of each text.
+        texts: (N,) texts.
+        distances: (N,) distance to the centroid; the nearest texts speak for the cluster.
+        n_clusters: K; by default the largest id + 1.
+        n_terms: terms per label.
+
+    Returns:
+        (K,) labels; ``cluster 7`` where a cluster has no text with a term.
+    """
+    if len(cluster_ids) != len(texts):
+        raise DataError(f"{len(texts)} texts came with {len(cluster_ids)} cluster ids.")
+    k = n_clusters if n_clusters is not None else int(np.max(cluster_ids, initial=-1)) + 1
+    members = nearest_examples(cluster_ids, distances, n_clusters=k, n_examples=_MAX_TEXTS)
+    counts = [
+        Counter(term for row in rows for term in set(terms(texts[row][:_MAX_CHARACTERS])))
+        for rows in members
+    ]
+    totals: Counter[str] = Counter()
+    for count in counts:
+        totals.update(count)
+    mean_size = sum(totals.values()) / max(k, 1)
+    return [
+        " · ".join(_characteristic(count, totals, mean_size, n_terms)) or f"cluster {cluster}"
+        for cluster, count in enumerate(counts)
+    ]
+
+
+def nearest_examples(
+    cluster_ids: NDArray[np.integer[Any]],
+    distances: NDArray[np.floating[Any]] | None,
+    *,
+    n_clusters: int,
+    n_examples: int = 3,
+) -> list[list[int]]:
+    """Return per cluster the rows nearest to its centroid, nearest first (first rows without)."""
+    near = np.zeros(len(cluster_ids)) if distances is None else np.asarray(distances)
+    order = np.lexsort((near, cluster_ids))
+    bounds = np.searchsorted(np.asarray(cluster_ids)[order], np.arange(n_clusters + 1))
+    return [
+        order[bounds[k] : min(bounds[k + 1], bounds[k] + n_examples)].tolist()
+        for k in range(n_clusters)
+    ]
+
+
+def _characteristic(
+    count: Counter[str], totals: Counter[str], mean_size: float, n_terms: int
+) -> list[str]:
+    size = sum(count.values())
+    scored = sorted(
+        count,
+        key=lambda term: (
+            count[term] < 2,
+            -count[term] / size * math.log1p(mean_size / totals[term]),
+            term,
+        ),
+    )
+    chosen: list[str] = []
+    for term in scored:
+        if not any(term in other or other in term for other in chosen):
+            chosen.append(term)
+        if len(chosen) == n_terms:
+            break
+    return chosen
