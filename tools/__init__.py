@@ -1,0 +1,1 @@
+"""What `run.py` is made of, and the scripts that write the lock and the README."""
