@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -295,9 +295,9 @@ def arm_gains(report: RunReport, baseline: str) -> list[float]:
 
 def summarise_run(report: RunReport, href: str) -> RunSummary:
     """Return the index line of `report`, whose page is at `href`."""
-    counts = {status: 0 for status in ("promoted", "kept", "failed", "selected")}
+    counts = {"promoted": 0, "kept": 0, "failed": 0}
     for language in report.languages:
-        counts[language.status] += 1
+        counts[language.status] = counts.get(language.status, 0) + 1
     return RunSummary(
         run_id=report.run_id,
         project=report.project,
@@ -362,7 +362,13 @@ def _known(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in names}
 
 
-def _many(kind: Any, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+def _with_shares(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a cluster whose shares are numbers again where they were not measured."""
+    shares = {name: row[name] for name in ("usage_share", "coverage_share", "gap")}
+    return {**row, **{name: math.nan if x is None else x for name, x in shares.items()}}
+
+
+def _many(kind: Any, rows: Iterable[Mapping[str, Any]]) -> list[Any]:
     return [kind(**_known(kind, row)) for row in rows]
 
 
@@ -377,7 +383,7 @@ def _run(values: Mapping[str, Any]) -> RunReport:
 def _language(values: Mapping[str, Any]) -> LanguageReport:
     kept = _known(LanguageReport, values)
     kept["arms"] = _many(ArmResult, values.get("arms", []))
-    kept["clusters"] = _many(ClusterRow, values.get("clusters", []))
+    kept["clusters"] = _many(ClusterRow, map(_with_shares, values.get("clusters", [])))
     kept["points"] = _many(MapPoint, values.get("points", []))
     kept["source_counts"] = {
         source: {int(cluster): count for cluster, count in counts.items()}

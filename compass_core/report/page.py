@@ -21,15 +21,7 @@ from compass_core.report.data import (
     mean,
     to_json,
 )
-from compass_core.report.language_section import (
-    TRIVIAL_TEXT,
-    anchor,
-    badge,
-    bullet_list,
-    key,
-    readable_name,
-    render_language,
-)
+from compass_core.report.language_section import render_language
 from compass_core.report.markup import (
     Child,
     Html,
@@ -44,6 +36,14 @@ from compass_core.report.markup import (
     table,
     tag,
     user_text,
+)
+from compass_core.report.parts import (
+    TRIVIAL_TEXT,
+    anchor,
+    badge,
+    bullet_list,
+    key,
+    readable_name,
 )
 from compass_core.report.study_section import render_study
 

@@ -11,7 +11,6 @@ from compass_core.report.data import (
     difference,
     mean,
 )
-from compass_core.report.language_section import source_name
 from compass_core.report.markup import (
     Child,
     Html,
@@ -24,6 +23,7 @@ from compass_core.report.markup import (
     tag,
     user_text,
 )
+from compass_core.report.parts import source_name
 
 METRIC_TEXT = {
     "accuracy": "Accuracy on what users ask (usage-weighted; the headline)",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compass_core.report.data import LanguageReport, RunReport
-from compass_core.report.language_section import STATUS_TEXT, by_gap, readable_name, source_name
 from compass_core.report.markup import clean, interval, number, percent, points
+from compass_core.report.parts import STATUS_TEXT, by_gap, readable_name, source_name
 from compass_core.report.plots import arm_label, arm_order
 
 MAX_ROWS = 15
@@ -82,7 +82,10 @@ def evaluation_table_markdown(language: LanguageReport) -> str:
 
 def verdict_markdown(language: LanguageReport) -> str:
     """Return the outcome and its reasons."""
-    lines = [f"## {markdown_text(language.name)}: {STATUS_TEXT[language.status]}", ""]
+    lines = [
+        f"## {markdown_text(language.name)}: {STATUS_TEXT.get(language.status, language.status)}",
+        "",
+    ]
     if language.error:
         lines += [markdown_text(language.error, 1_000), ""]
     lines += [f"- {markdown_text(reason, 400)}" for reason in language.verdict_reasons]
@@ -101,7 +104,9 @@ def summary_rows(report: RunReport) -> list[list[str]]:
             cells.append(_with_interval(arm.accuracy, arm.low, arm.high) if arm else "–")
         reason = language.error or next(iter(language.verdict_reasons), "")
         name = clean(language.name, 40)
-        rows.append([name, *cells, STATUS_TEXT[language.status], clean(reason, 160)])
+        rows.append(
+            [name, *cells, STATUS_TEXT.get(language.status, language.status), clean(reason, 160)]
+        )
     return rows
 
 
