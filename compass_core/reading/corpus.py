@@ -23,6 +23,8 @@ from compass_core.records import EXAMPLE_SCHEMA
 MAX_LANGUAGES_SHOWN: Final = 8
 """Other languages that a note lists."""
 
+_SPLIT_COLUMN: Final = "split"
+
 
 def read_corpus(
     config: CorpusConfig, *, language: str | None, role: Role, base_folder: Path
@@ -79,6 +81,7 @@ class _Reader:
         self._codes: dict[Any, str | None] = {}
         self._refused: dict[str, str] = {}
         self._other_fixed = False
+        self._splits: Counter[str] = Counter()
         self._filters = _filters(config, source, found)
         self._fixed = self._fixed_language()
         self._excluded_raw = set(config.exclude_languages)
@@ -126,6 +129,12 @@ class _Reader:
             self.bad.raise_if_any()
         if not self.total:
             raise DataError(f"no records: {self.source.name} - give rows", code="E03")
+        if not self.kept and self._splits.total() == self.total:
+            raise DataError(
+                f"no split {self.config.split!r}: {self.source.name} - available: "
+                f"{', '.join(name for name, _ in self._splits.most_common(10))}",
+                code="E25",
+            )
         self._note_languages(notes)
         self._note_licences(notes)
 
@@ -134,6 +143,8 @@ class _Reader:
         for column, allowed in self._filters:
             value = row.get(column)
             if isinstance(value, (list, dict)) or value not in allowed:
+                if column == _SPLIT_COLUMN:
+                    self._splits[show(value)] += 1
                 return False
         return True
 
@@ -241,13 +252,13 @@ def _filters(
         values = allowed if isinstance(allowed, list) else [allowed]
         filters.append((column, _either_type(values)))
     if config.split and not source.split_done:
-        if "split" not in found.used:
+        if _SPLIT_COLUMN not in found.used:
             raise DataError(
                 f"no split {config.split!r}: {source.name} has no splits and no `split` column - "
                 "leave `split` out, or use `where` or `hash_split`",
                 code="E25",
             )
-        filters.append(("split", frozenset({config.split})))
+        filters.insert(0, (_SPLIT_COLUMN, frozenset({config.split})))
     return filters
 
 
