@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -111,7 +112,7 @@ class LanguageReport:
         clusters: Clusters, in any order.
         points: Points of the map; at most some hundreds per role are drawn.
         source_counts: Selected examples by source language and cluster.
-        health: Figures about the clusters by name.
+        health: Figures about the clusters by name; lists per cluster are kept, not shown.
         health_warnings: What looked wrong there, as sentences.
         verdict_reasons: Why it was promoted or not, most important first.
         history: Per arm the training loss, as (step, loss).
@@ -132,7 +133,7 @@ class LanguageReport:
     clusters: list[ClusterRow] = field(default_factory=list)
     points: list[MapPoint] = field(default_factory=list)
     source_counts: dict[str, dict[int, int]] = field(default_factory=dict)
-    health: dict[str, float | None] = field(default_factory=dict)
+    health: dict[str, Any] = field(default_factory=dict)
     health_warnings: list[str] = field(default_factory=list)
     verdict_reasons: list[str] = field(default_factory=list)
     history: dict[str, list[Point]] = field(default_factory=dict)
@@ -271,15 +272,14 @@ def is_number(value: float | None) -> bool:
 
 def mean(values: Sequence[float | None]) -> float | None:
     """Return the mean of the measured `values`, ``None`` if there is none."""
-    known = [value for value in values if value is not None and math.isfinite(value)]
+    known = [value for value in values if value is not None and is_number(value)]
     return math.fsum(known) / len(known) if known else None
 
 
 def difference(first: float | None, second: float | None) -> float | None:
     """Return `first` minus `second` where both were measured."""
-    if first is None or second is None or not (math.isfinite(first) and math.isfinite(second)):
-        return None
-    return first - second
+    gap = math.nan if first is None or second is None else first - second
+    return gap if math.isfinite(gap) else None
 
 
 def arm_gains(report: RunReport, baseline: str) -> list[float]:
@@ -295,9 +295,7 @@ def arm_gains(report: RunReport, baseline: str) -> list[float]:
 
 def summarise_run(report: RunReport, href: str) -> RunSummary:
     """Return the index line of `report`, whose page is at `href`."""
-    counts = {"promoted": 0, "kept": 0, "failed": 0}
-    for language in report.languages:
-        counts[language.status] = counts.get(language.status, 0) + 1
+    counts = Counter(language.status for language in report.languages)
     return RunSummary(
         run_id=report.run_id,
         project=report.project,
@@ -316,7 +314,8 @@ def summarise_run(report: RunReport, href: str) -> RunSummary:
 def to_json(report: RunReport) -> str:
     """Return `report` as JSON; what was not measured becomes null."""
     values = {"report_version": REPORT_VERSION, **_plain(dataclasses.asdict(report))}
-    return json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode(errors="replace").decode()
 
 
 def from_json(text: str) -> RunReport:

@@ -42,14 +42,18 @@ HEALTH_TEXT: dict[str, tuple[str, str]] = {
         "NMI with topic",
         "1: clusters are the topics, 0: they have nothing to do with them.",
     ),
-    "median_language_entropy": (
+    "nmi_language_raw": ("The same, uncorrected for chance", "Many small clusters raise it."),
+    "median_mixing": (
         "Language mix (median cluster)",
-        "1: a cluster is as multilingual as the pool, 0: one language only. Below .5 be careful.",
+        "1: a cluster is as multilingual as chance would make it, 0: one language only. "
+        "Below .5 be careful.",
     ),
-    "language_entropy": (
-        "Language mix (median cluster)",
-        "1: a cluster is as multilingual as the pool, 0: one language only. Below .5 be careful.",
+    "usage_outside": (
+        "Usage far from every cluster",
+        "Share of what users ask that lies beyond the relevance radius of its cluster.",
     ),
+    "n_languages": ("Languages in the pool", "Where the selection can come from."),
+    "n_examples": ("Pool examples", "What could be selected."),
     "js_before": (
         "Distance usage–coverage before",
         "Jensen–Shannon divergence in bits, 0 (same topics) to 1 (no topic in common).",
@@ -59,12 +63,6 @@ HEALTH_TEXT: dict[str, tuple[str, str]] = {
         "The same with the selection added. It should be clearly smaller.",
     ),
     "js_random": ("The same with a random selection", "What the budget buys without looking."),
-    "out_of_radius": (
-        "Pool outside every cluster",
-        "Share of the pool too far from what users ask or the coverage has; it is not eligible.",
-    ),
-    "noise_share": ("Noise", "Share of points that belonged to no cluster before assignment."),
-    "effective_usage": ("Usage examples", "Fewer examples make noisier shares."),
     "n_usage": ("Usage examples", "Fewer examples make noisier shares."),
     "n_coverage": ("Coverage examples", "Training data the language already has."),
     "n_pool": ("Pool examples", "What could be selected."),
@@ -213,6 +211,8 @@ def _health(language: LanguageReport) -> Html:
         return Html("")
     rows: list[list[Child]] = []
     for name, value in language.health.items():
+        if not isinstance(value, (int, float)) and value is not None:
+            continue
         title, meaning = HEALTH_TEXT.get(name, (readable_name(name), ""))
         rows.append([user_text(title), tag("b", number(value)), meaning])
     parts: list[Child] = [tag("h3", "Are the clusters fit for it?")]

@@ -123,7 +123,8 @@ def _document(title: str, body: Sequence[Child]) -> str:
         tag("style", Html(_style())),
     )
     page = tag("html", head, tag("body", tag("main", *body)), lang="en")
-    return f"<!doctype html>\n{page}\n"
+    # Half a surrogate pair in the data must not keep the page from being written.
+    return f"<!doctype html>\n{page}\n".encode(errors="replace").decode()
 
 
 def _head(report: RunReport) -> Html:
@@ -160,11 +161,21 @@ def _headline(report: RunReport) -> Html:
 
 def _reading_advice(report: RunReport) -> str:
     caution = "Where intervals overlap widely, one run cannot tell two arms apart."
-    if not arm_gains(report, "random"):
-        return f"{plots.arm_label(report.main_arm)} is the arm up for promotion. {caution}"
+    name = plots.arm_label(report.main_arm)
+    pairs = [(item.arm(report.main_arm), item.arm("random")) for item in report.languages]
+    both = [(main, other) for main, other in pairs if main and other]
+    if not both:
+        return f"{name} is the arm up for promotion. {caution}"
+    if any(
+        (main.n_selected, main.steps) != (other.n_selected, other.steps) for main, other in both
+    ):
+        return (
+            f"compare {name} with Random, but mind that they did not train on the same number of "
+            f"examples for the same number of steps everywhere. {caution}"
+        )
     return (
-        f"compare {plots.arm_label(report.main_arm)} with Random. Both train on the same number of "
-        f"examples for the same number of steps; only the choice of examples differs. {caution}"
+        f"compare {name} with Random. Both trained on the same number of examples for the same "
+        f"number of steps; only the choice of examples differs. {caution}"
     )
 
 

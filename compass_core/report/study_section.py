@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from compass_core.report import plots
 from compass_core.report.data import (
@@ -39,8 +40,8 @@ def render_study(study: StudyReport, main_arm: str) -> Html:
         tag("h2", "Study"),
         tag(
             "p",
-            f"{len(study.languages)} languages × {seeds} × {len(study.arms)} arms, at equal "
-            "budgets and equal optimiser steps. Each number is a mean over seeds, ± its standard "
+            f"{len(study.languages)} languages × {seeds} × {len(study.arms)} arms. "
+            "Arms that select have equal budgets, trained arms equal optimiser steps. Each number is a mean over seeds, ± its standard "
             "deviation.",
             class_="hint",
         ),
@@ -86,9 +87,8 @@ def language_differences(study: StudyReport, comparison: Comparison) -> list[tup
 
 def _compared_arms(text: str, arms: list[str]) -> tuple[str, str] | None:
     """Return the two arms a comparison names, in its order, ``None`` if they are not two."""
-    lowered = text.lower()
-    places = sorted((lowered.find(arm.lower()), arm) for arm in arms if arm.lower() in lowered)
-    return (places[0][1], places[1][1]) if len(places) == 2 else None
+    sides = re.split(r"\s+(?:[-−–]|vs\.?|versus)\s+", text.strip())
+    return (sides[0], sides[1]) if len(sides) == 2 and set(sides) <= set(arms) else None
 
 
 def _differences(study: StudyReport, main_arm: str) -> Html:

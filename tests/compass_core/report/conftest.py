@@ -153,7 +153,7 @@ def _language(index: int) -> LanguageReport:
             "n_clusters": 48.0,
             "silhouette": 0.143,
             "nmi_language": 0.031,
-            "median_language_entropy": 0.91,
+            "median_mixing": 0.91,
             "js_before": 0.431,
             "js_after": 0.164,
         },

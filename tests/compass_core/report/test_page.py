@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,7 @@ from compass_core.report.data import (
     StudyReport,
     summarise_run,
 )
-from compass_core.report.page import render_index, render_report
+from compass_core.report.page import render_index, render_report, write_report
 
 ATTACK = "\"><script>alert(1)</script><img src=x onerror=alert(1)>' onload='x"
 RTL = "دولة، مدينة"
@@ -178,6 +179,15 @@ def test_control_characters_and_endless_labels_are_tamed() -> None:
     assert "x" * 200 not in page
 
 
+def test_half_a_character_in_the_data_never_keeps_a_page_from_being_written(
+    tmp_path: Path,
+) -> None:
+    arm = ArmResult("arm \ud800", 0.5, 0.4, 0.6)
+    language = LanguageReport(language="swh_Latn", name="Swahili", arms=[arm])
+    page = write_report(run_of(language), tmp_path)
+    assert "Swahili" in page.read_text(encoding="utf-8")
+
+
 def test_empty_run_says_so() -> None:
     assert "no languages yet" in render_report(run_of())
     assert "No run yet" in render_index([])
@@ -221,6 +231,12 @@ def test_advice_names_random_only_where_random_was_trained(sample_run: RunReport
     assert "with Random" in render_report(sample_run)
     language = LanguageReport(language="swh_Latn", name="Swahili", arms=ARMS)
     assert "with Random" not in render_report(run_of(language))
+
+
+def test_advice_admits_unequal_budgets() -> None:
+    arms = [*ARMS, ArmResult("random", 0.4, n_selected=10, steps=5)]
+    language = LanguageReport(language="swh_Latn", name="Swahili", arms=arms)
+    assert "did not train on the same number" in render_report(run_of(language))
 
 
 def test_index_lists_the_newest_run_first(sample_run: RunReport) -> None:
