@@ -1,7 +1,7 @@
 # Aliases of run.py, which needs nothing but Python.
-.PHONY: demo test slow check lock readme clean
+.PHONY: demo test slow check lock readme docs clean
 
-demo test check lock readme clean:
+demo test check lock readme docs clean:
 	python3 run.py $@
 
 slow:

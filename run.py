@@ -144,10 +144,16 @@ def command_lock(options: argparse.Namespace) -> int:
     return code
 
 
-def command_readme(options: argparse.Namespace) -> int:
+def command_readme(_options: argparse.Namespace) -> int:
     """Put the summary of the newest demo run into README.md."""
     install()
-    return run("tools/readme.py", *options.rest)
+    return run("tools/readme.py")
+
+
+def command_docs(_options: argparse.Namespace) -> int:
+    """Write the generated pages of docs/ anew from the code."""
+    install()
+    return run("-m", "tools.reference")
 
 
 def command_clean(options: argparse.Namespace) -> int:
@@ -189,6 +195,7 @@ def build_parser() -> argparse.ArgumentParser:
     lock = add("lock", command_lock)
     lock.add_argument("--upgrade", action="store_true", help="take the newest versions first")
     add("readme", command_readme)
+    add("docs", command_docs)
     clean = add("clean", command_clean)
     clean.add_argument("--venv", action="store_true", help="the virtual environment too")
     clean.add_argument("--results", action="store_true", help="COMPASS_HOME with all results too")
@@ -199,7 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit code."""
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in ("demo", "test", "readme"):
+    if rest and options.command not in ("demo", "test"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.rest = [argument for argument in rest if argument != "--"]
     try:

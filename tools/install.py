@@ -88,7 +88,10 @@ def write_stamp() -> None:
 
 @contextlib.contextmanager
 def one_installer() -> Iterator[None]:
-    """Let a second `run.py` wait until the first one has finished installing."""
+    """Let a second `run.py` wait until the first one has finished installing.
+
+    pip inherits the kernel lock, so that it holds until pip is gone even when `run.py` is killed.
+    """
     try:
         import fcntl
     except ImportError:
@@ -100,6 +103,7 @@ def one_installer() -> Iterator[None]:
         except BlockingIOError:
             print("Another run.py is installing; waiting for it.", flush=True)
             fcntl.flock(handle, fcntl.LOCK_EX)
+        os.set_inheritable(handle.fileno(), True)
         yield
 
 
@@ -181,6 +185,7 @@ def pip_install(title: str, *arguments: str | Path) -> None:
             errors="replace",
             cwd=ROOT,
             env=environment,
+            close_fds=False,
         )
         lines: list[str] = []
         reader = threading.Thread(target=follow, args=(process, log.write, lines), daemon=True)

@@ -1,5 +1,6 @@
 """Put the summary that the newest demo run printed into README.md (`make readme` calls it)."""
 
+import json
 import os
 import re
 import sys
@@ -24,23 +25,33 @@ def fill(text: str, summary: str) -> str:
 
 
 def newest_summary(home: Path) -> Path | None:
-    """Return the summary of the newest run under `home`."""
-    found = sorted(home.glob("runs/*/summary.txt"), key=lambda path: path.stat().st_mtime)
-    return found[-1] if found else None
+    """Return the summary of the newest finished demo run under `home`."""
+    found = [path for path in home.glob("runs/*/summary.txt") if is_demo(path.parent)]
+    return max(found, key=lambda path: path.parent.name, default=None)
+
+
+def is_demo(folder: Path) -> bool:
+    """Say whether a run is one of the embedded default, over several languages, trained."""
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        config = (folder / "config.yaml").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+    selected_only = "dry_run: true" in config
+    return record["flow"] == "adapt-languages" and "kind: starter" in config and not selected_only
 
 
 def main() -> int:
-    """Rewrite README.md, or with `--check` only say whether it would change."""
-    summary = newest_summary(Path(os.environ.get("COMPASS_HOME", ROOT / ".compass")))
+    """Rewrite README.md."""
+    home = Path(os.environ.get("COMPASS_HOME", ROOT / ".compass")).resolve()
+    summary = newest_summary(home)
     if summary is None:
-        print("No run yet: `python3 run.py demo` first.", file=sys.stderr)
+        print("No demo run yet: `python3 run.py demo` first.", file=sys.stderr)
         return 1
+    text = summary.read_text(encoding="utf-8").replace(str(home), ".compass")
     readme = ROOT / "README.md"
-    before = readme.read_text(encoding="utf-8")
-    after = fill(before, summary.read_text(encoding="utf-8"))
-    if "--check" in sys.argv[1:]:
-        return int(after != before)
-    readme.write_text(after, encoding="utf-8")
+    filled = fill(readme.read_text(encoding="utf-8"), text.replace(f"{ROOT}/", ""))
+    readme.write_text(filled, encoding="utf-8")
     print(f"README.md: summary of run {summary.parent.name}")
     return 0
 
