@@ -3,8 +3,7 @@
     RunReport ── LanguageReport ── ArmResult, ClusterRow, MapPoint
               └─ StudyReport
 
-Shares, accuracies and their differences are fractions in [0, 1] (or [-1, 1]); ``None`` or NaN means
-"not measured" and is shown as a dash. Nothing here computes: whoever fills a record has measured.
+Shares, accuracies and differences are fractions; ``None`` or NaN means "not measured" (a dash).
 """
 
 from __future__ import annotations
