@@ -41,8 +41,8 @@ def render_study(study: StudyReport, main_arm: str) -> Html:
         tag(
             "p",
             f"{len(study.languages)} languages × {seeds} × {len(study.arms)} arms. Arms that "
-            "select have equal budgets, trained arms equal optimiser steps. Each number is a mean over "
-            "seeds, ± its standard deviation.",
+            "select have equal budgets, trained arms equal optimiser steps. Each number is a "
+            "mean over seeds, ± its standard deviation.",
             class_="hint",
         ),
         _differences(study, main_arm),
