@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,8 @@ ClusterMethod = Literal["kmeans", "hdbscan"]
 _MAX_ITERATIONS = 50
 _SETTLED_SHARE = 5e-4
 """Lloyd stops when fewer than this share of the points changes cluster."""
+_RESTARTS, _CHEAP_PRODUCT = 4, 2 * 10**8
+"""Small fits (N·d·K) are run from several seedings and the tightest is kept; they cost little."""
 _SAME_POINT = 1e-6
 """Vectors nearer than this (1 − cosine) count as one point."""
 _MIN_POINTS_FOR_RADIUS = 5
@@ -231,24 +233,27 @@ def _choose_kmeans(
     rows: Vectors, candidates: Sequence[int], rng: np.random.Generator, notes: list[str]
 ) -> tuple[Vectors, list[dict[str, Any]], dict[str, Any]]:
     wanted = _feasible_candidates(candidates, len(rows), notes)
-    seeds = _kmeans_plus_plus(rows, max(wanted), rng)
-    if len(seeds) < max(wanted):
-        notes.append(f"Only {len(seeds)} different points: no more clusters than that.")
-        wanted = sorted({min(k, len(seeds)) for k in wanted})
+    cheap = len(rows) * rows.shape[1] * max(wanted) <= _CHEAP_PRODUCT
+    starts = [_kmeans_plus_plus(rows, max(wanted), rng) for _ in range(_RESTARTS if cheap else 1)]
+    n_points = max(len(seeds) for seeds in starts)
+    if n_points < max(wanted):
+        notes.append(f"Only {n_points} different points: no more clusters than that.")
+        wanted = sorted({min(k, n_points) for k in wanted})
     fits: list[Vectors] = []
     curve: list[dict[str, Any]] = []
     for k in wanted:
         started = time.perf_counter()
-        centroids, labels, n_iterations = _lloyd(rows, rows[seeds[:k]])
+        runs = [_lloyd(rows, rows[seeds[:k]]) for seeds in starts if len(seeds) >= k]
+        best_run = min(runs, key=lambda run: run.inertia)
         score = 0.0
         if k > 1:
-            score = float(silhouette_by_row(rows, labels, k).mean())
-        fits.append(centroids)
+            score = float(silhouette_by_row(rows, best_run.labels, k).mean())
+        fits.append(best_run.centroids)
         curve.append(
             {
                 "n_clusters": k,
                 "silhouette": round(score, 6),
-                "n_iterations": n_iterations,
+                "n_iterations": best_run.n_iterations,
                 "seconds": round(time.perf_counter() - started, 4),
             }
         )
@@ -293,8 +298,17 @@ def _kmeans_plus_plus(rows: Vectors, k: int, rng: np.random.Generator) -> NDArra
     return np.array(seeds, dtype=np.int64)
 
 
-def _lloyd(rows: Vectors, start: Vectors) -> tuple[Vectors, ClusterIds, int]:
-    """Iterate assignment and mean until hardly any row moves; return centroids, labels, rounds."""
+class _Run(NamedTuple):
+    """One K-Means run; inertia is the mean distance of the rows to their centroid."""
+
+    centroids: Vectors
+    labels: ClusterIds
+    inertia: float
+    n_iterations: int
+
+
+def _lloyd(rows: Vectors, start: Vectors) -> _Run:
+    """Iterate assignment and mean until hardly any row moves."""
     centroids = start.copy()
     labels, distances = assign_clusters(rows, centroids)
     n_iterations, n_moved = 0, len(rows)
@@ -304,7 +318,7 @@ def _lloyd(rows: Vectors, start: Vectors) -> tuple[Vectors, ClusterIds, int]:
         n_moved = int((moved != labels).sum())
         labels = moved
         n_iterations += 1
-    return centroids, labels, n_iterations
+    return _Run(centroids, labels, float(distances.mean(dtype=np.float64)), n_iterations)
 
 
 def _update_centroids(

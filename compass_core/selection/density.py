@@ -18,6 +18,7 @@ REDUCED_DIMENSIONS = 50
 """Density means little in hundreds of dimensions: rows are first reduced to this many."""
 
 _TINY = 1e-12
+_TIE_BREAK = 1e-9
 
 
 def hdbscan_labels(space: NDArray[np.float64], min_cluster_size: int) -> NDArray[np.int64]:
@@ -110,16 +111,18 @@ def _cluster_sparseness(
     """Return the longest inner edge of the cluster's spanning tree and the rows of inner nodes."""
     from scipy.sparse.csgraph import minimum_spanning_tree
 
-    reach = np.maximum(np.maximum(core[:, None], core[None, :]), _distances(points, points))
-    # A zero means "no edge" to the graph routine, but is a distance between duplicates here.
-    tree = minimum_spanning_tree(np.maximum(reach, _TINY)).tocoo()
+    distance = _distances(points, points)
+    reach = np.maximum(np.maximum(core[:, None], core[None, :]), distance)
+    # Edges whose reachability is one point's core distance tie; the shorter edge goes first, so
+    # that the tree is unique. A zero means "no edge" to the graph routine, but is a distance here.
+    tree = minimum_spanning_tree(np.maximum(reach + _TIE_BREAK * distance, _TINY)).tocoo()
     degree = np.bincount(np.concatenate([tree.row, tree.col]), minlength=len(points))
     inner = np.flatnonzero(degree > 1)
     if len(inner) == 0:
         inner = np.arange(len(points))
     inside = (degree[tree.row] > 1) & (degree[tree.col] > 1)
-    edges = tree.data[inside] if inside.any() else tree.data
-    return float(edges.max()), inner
+    edges = reach[tree.row, tree.col]
+    return float((edges[inside] if inside.any() else edges).max()), inner
 
 
 def _separation(

@@ -33,7 +33,8 @@ def label_clusters(
     """Return a readable label per cluster, for example ``rain · storm · weather · cloud``.
 
     A term counts once per text. Terms that occur in a single text are used only where a cluster
-    has nothing better; a term that is part of one already chosen is skipped.
+    has nothing better; of equal terms the longer one goes first, and a term that is part
+    of one already chosen is skipped.
 
     Args:
         cluster_ids: (N,) cluster of each text.
@@ -89,6 +90,7 @@ def _characteristic(
         key=lambda term: (
             count[term] < 2,
             -count[term] / size * math.log1p(mean_size / totals[term]),
+            -len(term),
             term,
         ),
     )
