@@ -205,8 +205,9 @@ def _resolve_paths(document: Document, folder: Path, from_shell: set[str]) -> No
         if isinstance(part, dict) and isinstance(part.get(field), str) and part[field]:
             start = Path.cwd() if f"{section}.{field}" in from_shell else folder
             local = start / Path(part[field]).expanduser()
-            if part[field] != "starter" and _exists(local):
-                part[field] = str(local.resolve())
+            explicit = part[field].startswith((".", "/", "~"))
+            if part[field] != "starter" and (explicit or _exists(local)):
+                part[field] = os.path.normpath(local)
 
 
 def _corpus_path(corpus: Mapping[str, Any], key: str, start: Path, document: Document) -> str:
@@ -302,7 +303,7 @@ def _near(path: Sequence[int | str], document: Document, model: type[BaseModel])
     home = [
         name
         for name, info in model.model_fields.items()
-        if (part := _model_of(info.annotation, {})) is not None and path[-1] in part.model_fields
+        if (inner := _model_of(info.annotation, {})) is not None and path[-1] in inner.model_fields
     ]
     if home:
         return f"; it belongs under {home[0]}"

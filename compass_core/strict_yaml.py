@@ -27,6 +27,8 @@ _LEADING_ZERO: Final = re.compile(r"[-+]?0[0-9_]+")
 _FLOAT: Final = re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _NOT_FINITE: Final = re.compile(r"[-+]?\.(?:inf|nan)", re.IGNORECASE)
 
+_MAX_FLOW: Final = 80
+
 Path = tuple[str | int, ...]
 
 
@@ -119,10 +121,19 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
         plain = scalar(text) == text and isinstance(scalar(text), str)
     except ValueError:
         plain = False
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
+    quoted = not plain or "\n" in text or text != text.strip()
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if quoted else None)
+
+
+def _represent_list(dumper: yaml.SafeDumper, items: list[Any]) -> yaml.SequenceNode:
+    """Write a short list of plain values on one line."""
+    short = all(not isinstance(item, (list, dict)) for item in items)
+    short = short and sum(len(str(item)) + 2 for item in items) < _MAX_FLOW
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=short)
 
 
 _Dumper.add_representer(str, _represent_text)
+_Dumper.add_representer(list, _represent_list)
 
 
 # --------------------------------------------------------------------------- reading
