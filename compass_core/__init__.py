@@ -1,0 +1,1 @@
+"""Selects, trains and watches: everything COMPASS computes, without orchestration or tracking."""

@@ -34,7 +34,12 @@ class Config(BaseModel):
 
     def key_values(self) -> dict[str, Any]:
         """Return the fields that identify a stage's output, as plain JSON values."""
-        return self.model_dump(mode="json", exclude=set(self.not_in_key))
+        values = self.model_dump(mode="json", exclude=set(self.not_in_key))
+        for name in values:
+            value = getattr(self, name)
+            if isinstance(value, Config):
+                values[name] = value.key_values()
+        return values
 
 
 # --------------------------------------------------------------------------- data
@@ -60,7 +65,8 @@ class ColumnMapping(Config):
     """Column with plain text to continue."""
 
     choices: str = ""
-    """Column with the list of options of a multiple-choice item."""
+    """Column with the list of options of a multiple-choice item, or several columns separated by
+    commas (`option_a,option_b,option_c,option_d`)."""
 
     answer: str = ""
     """Column with the right option: 0-based index, letter (A, B, …) or the option's text."""
@@ -80,6 +86,8 @@ class ColumnMapping(Config):
 
 class CorpusConfig(Config):
     """One corpus: where it is and how its columns are named."""
+
+    not_in_key = frozenset({"path", "revision"})
 
     path: str
     """File (JSONL, CSV, Parquet, also gzipped), a `datasets` folder, or a hub id such as
@@ -120,6 +128,13 @@ class CorpusConfig(Config):
 
     licence: str = ""
     """Licence of every row, where the file has no such column."""
+
+    hash_split: str = Field("", pattern=r"^(|(100|[0-9]{1,2})-(100|[0-9]{1,2}))$")
+    """For data without splits: keep the rows whose hash, a number from 0 to 99, is in this range
+    (`0-70` keeps 70 %). Translations (equal `parallel_id`) and equal prompts stay together."""
+
+    bad_rows: Literal["refuse", "skip"] = "refuse"
+    """Rows that cannot be used: refuse the corpus and name them, or leave them out and count."""
 
     limit: NonNegativeInt = 0
     """Rows to read at most, per language; 0 reads all."""
@@ -368,6 +383,11 @@ class PromotionConfig(Config):
 
 class ExecutionConfig(Config):
     """How work is spread over the machine. Never changes a result."""
+
+    not_in_key = frozenset({"dry_run", "max_parallel", "trainers", "threads_per_trainer"})
+
+    dry_run: bool = False
+    """Stop after the selection: nothing is trained or registered."""
 
     max_parallel: PositiveInt = 2
     """Languages in flight."""

@@ -1,0 +1,1 @@
+"""Thin tasks: references in, one call of the core, references out."""

@@ -167,8 +167,15 @@ def _evaluation(ref: ArtifactRef, folder: Path, provenance: Mapping[str, Any]) -
     }
     return {
         "evaluations": _one_row("evaluations", head),
-        "samples": _numbered("samples", items, ref),
+        "samples": _numbered("samples", _with_cluster(items), ref),
     }
+
+
+def _with_cluster(items: pa.Table) -> pa.Table:
+    """Return scored items with a cluster each: null where they were not placed when scored."""
+    if "cluster" in items.column_names:
+        return items
+    return items.append_column("cluster", pa.nulls(items.num_rows, pa.int32()))
 
 
 def _decision(ref: ArtifactRef, folder: Path, provenance: Mapping[str, Any]) -> Rows:

@@ -1,0 +1,235 @@
+"""The `compass` command: every flow and every question about a run, in one word each.
+
+Exit codes: 0 done (also when nothing was promoted), 1 a language or the run failed, 2 wrong input,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from compass_core.errors import CompassError, InputError
+from tasks.settings import prepare_environment
+
+app = typer.Typer(
+    name="compass",
+    help=__doc__.split("\n")[0],
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+EXIT_FAILED = 1
+EXIT_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+ConfigArgument = Annotated[Path, typer.Argument(help="YAML configuration (see configs/).")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Dotted overrides, for example selection.budget=200 languages=sw,tr"),
+]
+RunOption = Annotated[str, typer.Option("--run", help="Run id; default: the last run.")]
+LanguageOption = Annotated[
+    str, typer.Option("--language", "-l", help="Target language: sw, swh_Latn, Swahili.")
+]
+
+
+@app.callback()
+def _main(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and logs.")] = False,
+) -> None:
+    if debug:
+        os.environ["COMPASS_DEBUG"] = "1"
+        os.environ["PREFECT_LOGGING_LEVEL"] = "INFO"
+
+
+@app.command()
+def demo(overrides: Overrides = None) -> None:
+    """Adapt six languages on the embedded demonstration corpus: no GPU, no hub, some minutes."""
+    from flows.running import run_adapt, shipped_config
+
+    raise typer.Exit(run_adapt(shipped_config("starter.yaml"), overrides or []))
+
+
+@app.command()
+def adapt(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Select only, and estimate steps, time and disk.")
+    ] = False,
+) -> None:
+    """Select data, train an adapter and promote it if it is better, for every language."""
+    from flows.running import run_adapt
+
+    extra = ["execution.dry_run=true"] if dry_run else []
+    raise typer.Exit(run_adapt(config, [*(overrides or []), *extra]))
+
+
+@app.command()
+def study(config: ConfigArgument, overrides: Overrides = None) -> None:
+    """Compare selection strategies at equal budgets over languages and seeds; resumable."""
+    from flows.running import run_study
+
+    raise typer.Exit(run_study(config, overrides or []))
+
+
+@app.command()
+def init(
+    usage: Annotated[Path, typer.Option(help="Sample of what users ask.")],
+    pool: Annotated[Path, typer.Option(help="Data of other languages.")],
+    test: Annotated[Path, typer.Option(help="Test items with gold answers.")],
+    languages: Annotated[str, typer.Option(help="Target languages, separated by commas.")],
+    coverage: Annotated[Path | None, typer.Option(help="Training data you already have.")] = None,
+    encoder: Annotated[str, typer.Option(help="Encoder: folder or hub id.")] = "",
+    base: Annotated[str, typer.Option(help="Base model: folder or hub id.")] = "",
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path(
+        "compass.yaml"
+    ),
+) -> None:
+    """Write a configuration for your own files, after looking at what they contain."""
+    from flows.inspecting import write_config
+
+    write_config(
+        {"usage": usage, "coverage": coverage, "pool": pool, "test": test},
+        languages.split(","),
+        encoder,
+        base,
+        output,
+    )
+
+
+@app.command("fit-encoder")
+def fit_encoder(
+    parallel: Annotated[Path, typer.Argument(help="Rows with language, text and parallel_id.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
+    text: Annotated[str, typer.Option(help="Column with the text.")] = "text",
+    split: Annotated[str, typer.Option(help="Rows whose `split` column says so.")] = "",
+    dimension: Annotated[int, typer.Option(help="Size of the vectors.")] = 128,
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+) -> None:
+    """Fit a small offline encoder from your own parallel rows (same text in several languages)."""
+    from flows.inspecting import fit_encoder_from
+
+    fit_encoder_from(parallel, output, text=text, split=split, dimension=dimension, seed=seed)
+
+
+@app.command()
+def manifest(
+    language: LanguageOption = "",
+    run: RunOption = "",
+    examples: Annotated[int, typer.Option(help="Selected examples to list.")] = 10,
+    source: Annotated[str, typer.Option(help="Only examples from this source language.")] = "",
+    cluster: Annotated[int, typer.Option(help="Only examples of this cluster.")] = -1,
+) -> None:
+    """What was selected, from which languages, and why."""
+    from flows.inspecting import show_manifest
+
+    show_manifest(language, run, examples=examples, source=source, cluster=cluster)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to ask.")],
+    language: LanguageOption,
+    alias: Annotated[str, typer.Option(help="champion, challenger, previous or a version.")] = (
+        "champion"
+    ),
+    base: Annotated[str, typer.Option(help="Base model; default: the one it was trained on.")] = "",
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens to generate.")] = 64,
+) -> None:
+    """Answer one prompt with the adapter in service."""
+    from flows.inspecting import generate_answer
+
+    generate_answer(prompt, language, alias=alias, base=base, max_new_tokens=max_new_tokens)
+
+
+@app.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """What serves each language, since when, and from which run."""
+    from flows.inspecting import show_status
+
+    show_status(as_json=as_json)
+
+
+@app.command()
+def rollback(language: LanguageOption) -> None:
+    """Put the previous champion of a language back into service."""
+    from flows.inspecting import roll_back
+
+    roll_back(language)
+
+
+@app.command()
+def report(run: RunOption = "") -> None:
+    """Render a run's report again and say where it is."""
+    from flows.inspecting import render_again
+
+    render_again(run)
+
+
+@app.command()
+def diff(
+    run_a: Annotated[str, typer.Argument(help="Run id.")],
+    run_b: Annotated[str, typer.Argument(help="Run id.")],
+) -> None:
+    """Compare two runs: configuration, selections and results per language."""
+    from flows.inspecting import compare_runs
+
+    compare_runs(run_a, run_b)
+
+
+@app.command()
+def clean(
+    keep_runs: Annotated[int, typer.Option(help="Newest runs to keep.")] = 10,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it only list.")] = False,
+) -> None:
+    """Delete artefacts that neither a kept run nor a champion needs."""
+    from flows.inspecting import clean_store
+
+    clean_store(keep_runs=keep_runs, yes=yes)
+
+
+@app.command("rebuild-index")
+def rebuild_index() -> None:
+    """Rebuild the DuckDB catalogue and the list of runs from the store."""
+    from flows.inspecting import rebuild
+
+    rebuild()
+
+
+@app.command()
+def doctor() -> None:
+    """Check versions, disk, state folder, Prefect, MLflow and the starter's models."""
+    from flows.inspecting import examine
+
+    raise typer.Exit(examine())
+
+
+def main() -> None:
+    """Run the command line: one clear message for wrong input, a traceback only with --debug."""
+    prepare_environment()
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except CompassError as error:
+        if debug:
+            raise
+        from flows.terminal import ERR
+
+        ERR.print(f"[bold red]{type(error).__name__}[/]", end=" ")
+        ERR.print(str(error), markup=False, highlight=False)
+        sys.exit(EXIT_INPUT if isinstance(error, InputError) else EXIT_FAILED)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nInterrupted. Run the same command again: finished work is kept.\n")
+        sys.exit(EXIT_INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""The study: strategies compared at equal budgets and optimiser steps, over languages and seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.states import State
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from compass_core.config import StudyConfig
+from flows.language_dag import Shared, adapt, prepare_shared
+from flows.outcomes import collect, run_state
+from tasks.reporting import finish_run, start_run
+from tasks.study import main_outcomes, study_recipe, study_report
+
+
+@task(name="study-cell", task_run_name="study-{language}-{seed}", cache_policy=NO_CACHE)
+def study_cell(language: str, seed: int, config: StudyConfig, shared: Shared) -> dict[str, Any]:
+    """Run every arm for one language and seed; nothing is registered."""
+    return adapt(language, study_recipe(config, seed), shared, promote=False)
+
+
+@flow(name="compare-strategies")
+def compare_strategies(config: StudyConfig) -> State[Any]:
+    """Compare selection strategies; re-running continues where it stopped."""
+    run = start_run("compare-strategies", config)
+    shared = prepare_shared(config, str(Path.cwd()))
+    with ThreadPoolTaskRunner(max_workers=config.execution.max_parallel) as runner:
+        futures = {
+            (language, seed): runner.submit(
+                study_cell,
+                {"language": language, "seed": seed, "config": config, "shared": shared},
+            )
+            for seed in config.seeds
+            for language in config.languages
+        }
+        cells = collect(futures)
+    outcomes = main_outcomes(config, cells)
+    return run_state(finish_run(run, config, outcomes, study_report(config, cells)))

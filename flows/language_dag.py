@@ -1,0 +1,320 @@
+"""The DAG of one language over cached stage tasks; both doors run this one function.
+
+ingest ─► check ─► embed ─► cluster ─► gap-score ─► sample ─► adapter-train ─► evaluate
+promote ◄─ decide ◄─┘
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from compass_core.config import Recipe, SelectionConfig
+from compass_core.records import ArtifactRef
+from tasks.caching import ModelRef, as_ref
+from tasks.embedding import embed
+from tasks.evaluation import evaluate, locate
+from tasks.ingestion import Sources, check_corpora, check_sources, corpus_config, ingest
+from tasks.progress import beat
+from tasks.promotion import (
+    decide,
+    find_champion,
+    read_decision,
+    register_and_promote,
+    registered_name,
+)
+from tasks.reporting import attempt_record
+from tasks.selection import cluster, gap_score, sample
+from tasks.training import adapter_ref, train_adapter
+
+ZERO_SHOT = "zero-shot"
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all languages of a run have in common.
+
+    Attributes:
+        sources: Where data and models are, and their fingerprints.
+        pool: Rows of the pool.
+        pool_vectors: Their embeddings.
+    """
+
+    sources: Sources
+    pool: ArtifactRef
+    pool_vectors: ArtifactRef
+
+
+@dataclass
+class Line:
+    """One language on its way through the stages: its artefacts and timings so far."""
+
+    language: str
+    artifacts: dict[str, ArtifactRef] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def run(self, name: str, stage_task: Any, **params: Any) -> ArtifactRef:
+        """Run one stage, keep its artefact under `name`, and report progress."""
+        beat(self.language, name, "running")
+        started = time.monotonic()
+        try:
+            ref = as_ref(stage_task(**params))
+        except BaseException:
+            beat(self.language, name, "failed")
+            raise
+        self.artifacts[name] = ref
+        self.timings[name] = time.monotonic() - started
+        beat(self.language, name, "done", 1.0, f"{self.timings[name]:.1f} s")
+        return ref
+
+
+def prepare_shared(recipe: Recipe, base_folder: str) -> Shared:
+    """Check the sources, then read and embed the pool once for all languages."""
+    sources = check_sources(recipe, base_folder)
+    line = Line("")
+    pool = line.run(
+        "ingest",
+        ingest,
+        language="",
+        role="pool",
+        corpus=corpus_config(recipe, "pool"),
+        content=sources.corpora["pool"],
+        seed=0,
+    )
+    vectors = line.run(
+        "embed",
+        embed,
+        language="",
+        rows=pool,
+        encoder=sources.encoder,
+        config=recipe.embedding,
+        execution=recipe.execution,
+    )
+    return Shared(sources, pool, vectors)
+
+
+def adapt(language: str, recipe: Recipe, shared: Shared, *, promote: bool = True) -> dict[str, Any]:
+    """Select, train, evaluate and promote for one language; return the outcome as JSON values.
+
+    Args:
+        language: Canonical code.
+        recipe: Everything to do.
+        shared: Pool and models.
+        promote: Whether the registry is asked at all (a study never registers).
+    """
+    line = Line(language)
+    dry_run = recipe.execution.dry_run
+    ingest_language(line, recipe, shared)
+    place(line, recipe, shared)
+    arms: dict[str, dict[str, Any]] = {}
+    strategies = dict.fromkeys((*recipe.baselines, recipe.selection.strategy))
+    for strategy in strategies:
+        config = recipe.selection.model_copy(update={"strategy": strategy})
+        arms[strategy] = {"sample": select(line, recipe, config)}
+    if not dry_run:
+        arms[ZERO_SHOT] = {"evaluate": score(line, recipe, shared, ZERO_SHOT, None)}
+        for strategy in strategies:
+            arms[strategy] |= train_and_score(line, recipe, shared, strategy)
+        locate_test(line, recipe, shared)
+    outcome = {
+        "language": language,
+        "status": "selected",
+        "seed": recipe.seed,
+        "arms": {name: _plain(arm) for name, arm in arms.items()},
+    }
+    if promote and not dry_run:
+        outcome |= settle(line, recipe, shared, arms)
+    return outcome | {"artifacts": _plain(line.artifacts), "timings": line.timings}
+
+
+def ingest_language(line: Line, recipe: Recipe, shared: Shared) -> None:
+    """Read usage, coverage and test set, and check them against each other."""
+    for role in ("usage", "coverage", "test"):
+        line.run(
+            role,
+            ingest,
+            language=line.language,
+            role=role,
+            corpus=corpus_config(recipe, role),
+            content=shared.sources.corpora[role],
+            seed=recipe.seed,
+        )
+    line.run(
+        "check",
+        check_corpora,
+        language=line.language,
+        usage=line.artifacts["usage"],
+        coverage=line.artifacts["coverage"],
+        test=line.artifacts["test"],
+        pool=shared.pool,
+    )
+
+
+def place(line: Line, recipe: Recipe, shared: Shared) -> None:
+    """Embed, cluster and measure the gap."""
+    for role in ("usage", "coverage"):
+        embed_role(line, role, recipe, shared)
+    rows = {role: line.artifacts[role] for role in ("usage", "coverage", "test")}
+    rows["pool"] = shared.pool
+    line.run(
+        "cluster",
+        cluster,
+        language=line.language,
+        rows={role: rows[role] for role in ("usage", "coverage", "pool")},
+        vectors={
+            "usage": line.artifacts["embed usage"],
+            "coverage": line.artifacts["embed coverage"],
+            "pool": shared.pool_vectors,
+        },
+        config=recipe.clustering,
+        centre_languages=recipe.embedding.centre_languages,
+        seed=recipe.seed,
+    )
+    line.run(
+        "gap-score",
+        gap_score,
+        language=line.language,
+        rows=rows,
+        space=line.artifacts["cluster"],
+        smoothing=recipe.selection.smoothing,
+        licences=recipe.selection.licences,
+    )
+    line.artifacts |= {"pool": shared.pool, "embed pool": shared.pool_vectors}
+
+
+def embed_role(line: Line, role: str, recipe: Recipe, shared: Shared) -> ArtifactRef:
+    """Embed one corpus of the language."""
+    return line.run(
+        f"embed {role}",
+        embed,
+        language=line.language,
+        rows=line.artifacts[role],
+        encoder=shared.sources.encoder,
+        config=recipe.embedding,
+        execution=recipe.execution,
+    )
+
+
+def select(line: Line, recipe: Recipe, config: SelectionConfig) -> ArtifactRef:
+    """Spend the budget with one strategy."""
+    return line.run(
+        f"sample {config.strategy}",
+        sample,
+        language=line.language,
+        rows={role: line.artifacts[role] for role in ("usage", "coverage", "pool")},
+        pool_vectors=line.artifacts["embed pool"],
+        space=line.artifacts["cluster"],
+        gap=line.artifacts["gap-score"],
+        config=config,
+        seed=recipe.seed,
+    )
+
+
+def train_and_score(
+    line: Line, recipe: Recipe, shared: Shared, strategy: str
+) -> dict[str, ArtifactRef]:
+    """Train one arm's adapter and score it."""
+    trained = line.run(
+        f"adapter-train {strategy}",
+        train_adapter,
+        language=line.language,
+        coverage=line.artifacts["coverage"],
+        selection=line.artifacts[f"sample {strategy}"],
+        base=shared.sources.base,
+        base_config=recipe.base,
+        config=recipe.training,
+        seed=recipe.seed,
+        execution=recipe.execution,
+    )
+    return {
+        "adapter": trained,
+        "evaluate": score(line, recipe, shared, strategy, adapter_ref(trained)),
+    }
+
+
+def score(
+    line: Line, recipe: Recipe, shared: Shared, arm: str, adapter: ModelRef | None
+) -> ArtifactRef:
+    """Score one adapter, or the base, on the test items."""
+    return line.run(
+        f"evaluate {arm}",
+        evaluate,
+        language=line.language,
+        test=line.artifacts["test"],
+        base=shared.sources.base,
+        base_config=recipe.base,
+        adapter=adapter,
+        config=recipe.evaluation,
+        execution=recipe.execution,
+    )
+
+
+def locate_test(line: Line, recipe: Recipe, shared: Shared) -> None:
+    """Place the scored test items in the clusters, for the report and the gate."""
+    line.run(
+        "locate",
+        locate,
+        language=line.language,
+        test=line.artifacts["test"],
+        vectors=embed_role(line, "test", recipe, shared),
+        space=line.artifacts["cluster"],
+    )
+
+
+def settle(
+    line: Line, recipe: Recipe, shared: Shared, arms: Mapping[str, Mapping[str, ArtifactRef]]
+) -> dict[str, Any]:
+    """Decide against what serves now and move the champion if the challenger is better."""
+    arm = recipe.selection.strategy
+    name = registered_name(recipe.base.model, shared.sources.base, line.language)
+    champion = find_champion(line.language, name)
+    challenger = adapter_ref(arms[arm]["adapter"])
+    if champion is not None and champion["adapter_sha256"] == challenger.sha256:
+        return {
+            "status": "promoted",
+            "registry": {"name": name, "version": champion["version"], "run_id": ""},
+            "verdict": {
+                "promote": True,
+                "champion": champion["version"],
+                "reasons": [f"This very adapter already serves as version {champion['version']}."],
+            },
+        }
+    before = arms[ZERO_SHOT]["evaluate"]
+    if champion is not None:
+        serving = ModelRef(champion["path"], champion["adapter_sha256"])
+        before = score(line, recipe, shared, "champion", serving)
+    decision = line.run(
+        "decide",
+        decide,
+        language=line.language,
+        before=before,
+        after=arms[arm]["evaluate"],
+        groups={
+            "test": line.artifacts["test"],
+            "coverage": line.artifacts["coverage"],
+            "space": line.artifacts["cluster"],
+            "locate": line.artifacts["locate"],
+        },
+        config=recipe.promotion,
+    )
+    verdict = read_decision(decision) | {"champion": champion["version"] if champion else None}
+    moved = register_and_promote(
+        line.language,
+        name,
+        attempt_record(line.language, recipe, arm, line.artifacts, arms),
+        verdict,
+        shared.sources.base,
+        recipe.base,
+        recipe.execution,
+    )
+    return {
+        "status": moved["status"],
+        "registry": {"name": name, "version": moved["version"], "run_id": moved["run_id"]},
+        "verdict": verdict,
+    }
+
+
+def _plain(refs: Mapping[str, ArtifactRef]) -> dict[str, Any]:
+    return {name: ref.to_dict() for name, ref in refs.items()}

@@ -1,0 +1,272 @@
+"""Stages: cached tasks whose key is the content of their inputs.
+
+A stage's key hashes its name, its explicit version, its own configuration, the sha256 of its inputs
+and the versions of the libraries that change its result. The same key is the Prefect cache key and
+the artefact's folder in the store. A hit needs both Prefect's record and a whole artefact; a record
+whose artefact is gone is a miss, and a body that finds its artefact already there returns it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import importlib.metadata
+import inspect
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, cast
+
+import anyio.to_thread
+from prefect import Task, task
+from prefect.cache_policies import CacheKeyFnPolicy
+from prefect.context import TaskRunContext
+from prefect.filesystems import LocalFileSystem
+from prefect.locking.protocol import LockManager
+from prefect.transactions import IsolationLevel
+
+from compass_core.config import Config
+from compass_core.records import ArtifactRef
+from compass_core.storage import Draft, fingerprint
+from tasks.retries import RETRIES, RETRY_DELAYS_SECONDS, retry_if_transient
+from tasks.settings import compass_home, open_store
+
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """A model by where it is (never part of a key) and what it is (always part of it).
+
+    Attributes:
+        path: Local folder or hub id.
+        sha256: Fingerprint of its content, or id and commit of a hub model.
+    """
+
+    path: str
+    sha256: str
+
+
+def key_value(value: Any) -> Any:
+    """Return what identifies `value` in a key, as plain JSON.
+
+    Raises:
+        TypeError: an object whose identity is not its content (a path, a client, an array).
+    """
+    if isinstance(value, ArtifactRef):
+        return {"kind": value.kind, "sha256": value.sha256}
+    if isinstance(value, ModelRef):
+        return {"model": value.sha256}
+    if isinstance(value, Config):
+        return value.key_values()
+    if isinstance(value, (list, tuple)):
+        return [key_value(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(name): key_value(item) for name, item in value.items()}
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    raise TypeError(f"{type(value).__name__} cannot be part of a cache key; pass its fingerprint.")
+
+
+def stage_key(
+    kind: str, version: int, params: Mapping[str, Any], libraries: tuple[str, ...]
+) -> str:
+    """Return the fingerprint of a stage's output."""
+    versions = {name: importlib.metadata.version(name) for name in libraries}
+    return fingerprint(kind, version, key_value(params), versions)
+
+
+class FlockLockManager(LockManager):
+    """Locks held by the kernel: they vanish with their process, so none is ever stale."""
+
+    def __init__(self, poll_seconds: float = 0.05) -> None:
+        self.poll_seconds = poll_seconds
+        self._held: dict[str, tuple[str, int]] = {}
+        self._guard = threading.Lock()
+
+    def __getstate__(self) -> dict[str, float]:
+        return {"poll_seconds": self.poll_seconds}
+
+    def __setstate__(self, state: dict[str, float]) -> None:
+        FlockLockManager.__init__(self, **state)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FlockLockManager:
+        return self
+
+    def _path(self, key: str) -> Path:
+        folder = compass_home() / "store" / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{key}.lock"
+
+    def _try(self, key: str, holder: str) -> bool:
+        with self._guard:
+            if key in self._held:
+                return self._held[key][0] == holder
+            descriptor = os.open(self._path(key), os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(descriptor)
+                return False
+            self._held[key] = (holder, descriptor)
+            return True
+
+    def acquire_lock(
+        self,
+        key: str,
+        holder: str,
+        acquire_timeout: float | None = None,
+        hold_timeout: float | None = None,
+    ) -> bool:
+        """Wait for the lock, at most `acquire_timeout` seconds; it is held until released."""
+        deadline = None if acquire_timeout is None else time.monotonic() + acquire_timeout
+        while not self._try(key, holder):
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+            time.sleep(self.poll_seconds)
+        return True
+
+    async def aacquire_lock(
+        self,
+        key: str,
+        holder: str,
+        acquire_timeout: float | None = None,
+        hold_timeout: float | None = None,
+    ) -> bool:
+        """Wait for the lock in a thread."""
+        return await anyio.to_thread.run_sync(
+            functools.partial(self.acquire_lock, key, holder, acquire_timeout, hold_timeout)
+        )
+
+    def release_lock(self, key: str, holder: str) -> None:
+        """Give the lock back; the file stays, because unlinking it would race with a waiter."""
+        with self._guard:
+            if key in self._held and self._held[key][0] == holder:
+                os.close(self._held.pop(key)[1])
+
+    def is_locked(self, key: str) -> bool:
+        """Return whether this or another process holds the lock."""
+        probe = f"probe-{threading.get_ident()}"
+        if self._try(key, probe):
+            self.release_lock(key, probe)
+            return False
+        return True
+
+    def is_lock_holder(self, key: str, holder: str) -> bool:
+        """Return whether `holder` holds the lock."""
+        with self._guard:
+            return key in self._held and self._held[key][0] == holder
+
+    def wait_for_lock(self, key: str, timeout: float | None = None) -> bool:
+        """Wait until the lock is free, at most `timeout` seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self.is_locked(key):
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+            time.sleep(self.poll_seconds)
+        return True
+
+    async def await_for_lock(self, key: str, timeout: float | None = None) -> bool:
+        """Wait in a thread until the lock is free."""
+        return await anyio.to_thread.run_sync(self.wait_for_lock, key, timeout)
+
+
+class VerifyingKeyStore(LocalFileSystem):
+    """Prefect's cache records, believed only while the artefact they speak of is whole."""
+
+    _block_type_name = "COMPASS Key Store"
+    _block_type_slug = "compass-key-store"
+
+    def _resolve_path(self, path: str) -> Path:
+        base = compass_home() / "store" / "keys"
+        base.mkdir(parents=True, exist_ok=True, mode=0o700)
+        resolved = (base / Path(path).name).resolve()
+        if resolved.parent != base.resolve():
+            raise ValueError(f"{path!r} is not a cache key")
+        return resolved
+
+    def read_path(self, path: str, _sync: bool = True) -> bytes:  # type: ignore[override]
+        """Return the record of key `path`; fail like a missing file without its artefact."""
+        kind, _, key = Path(path).name.rpartition("-")
+        if open_store().find(kind, key) is None:
+            raise FileNotFoundError(path)
+        return self._resolve_path(path).read_bytes()
+
+
+def stage(
+    kind: str, version: int, *, libraries: tuple[str, ...] = ()
+) -> Callable[[Callable[Concatenate[Draft, P], None]], Task[P, dict[str, Any]]]:
+    """Turn ``body(draft, **params)`` into a cached task that returns an artefact's reference.
+
+    Args:
+        kind: Name of the stage and of its folder in the store.
+        version: Raise it when the body's result changes; reviewed like a migration.
+        libraries: Distributions whose version is part of the key.
+    """
+
+    def decorate(body: Callable[Concatenate[Draft, P], None]) -> Task[P, dict[str, Any]]:
+        signature = inspect.signature(body)
+        parameters = list(signature.parameters.values())[1:]
+        public = signature.replace(parameters=parameters, return_annotation=dict[str, Any])
+
+        @functools.wraps(body)
+        def run(*args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
+            bound = public.bind(*args, **kwargs)
+            bound.apply_defaults()
+            store = open_store()
+            key = stage_key(kind, version, bound.arguments, libraries)
+            found = store.find(kind, key)
+            if found is None:
+                provenance = {
+                    "stage_version": version,
+                    "inputs": cast(dict[str, Any], key_value(bound.arguments)),
+                }
+                with store.build(kind, key, provenance) as draft:
+                    body(draft, *args, **kwargs)
+                found = store.put(kind, key, draft)
+            return found.to_dict()
+
+        run.__signature__ = public  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+
+        def cache_key(_context: TaskRunContext, params: dict[str, Any]) -> str:
+            return f"{kind}-{stage_key(kind, version, params, libraries)}"
+
+        policy = CacheKeyFnPolicy(cache_key_fn=cache_key).configure(
+            key_storage=VerifyingKeyStore(),
+            isolation_level=IsolationLevel.SERIALIZABLE,
+            lock_manager=FlockLockManager(),
+        )
+        name_of_run = f"{kind}-{{language}}" if "language" in public.parameters else kind
+        return task(
+            run,
+            name=kind,
+            task_run_name=name_of_run,
+            cache_policy=policy,
+            persist_result=True,
+            result_serializer="json",
+            retries=RETRIES,
+            retry_delay_seconds=RETRY_DELAYS_SECONDS,
+            retry_condition_fn=retry_if_transient,
+        )
+
+    return decorate
+
+
+def as_ref(value: Mapping[str, Any]) -> ArtifactRef:
+    """Return a stage's result as a reference."""
+    return ArtifactRef.from_dict(value)
+
+
+__all__ = [
+    "FlockLockManager",
+    "ModelRef",
+    "VerifyingKeyStore",
+    "as_ref",
+    "key_value",
+    "stage",
+    "stage_key",
+]

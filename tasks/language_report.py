@@ -1,0 +1,219 @@
+"""What the report says about one language, read back from its artefacts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from compass_core.config import Recipe
+from compass_core.evaluation.groups import ArmScore, score_arm
+from compass_core.languages import language_name, script
+from compass_core.records import ArtifactRef, table_to_examples
+from compass_core.report.data import ArmResult, ClusterRow, LanguageReport, MapPoint
+from compass_core.seeding import derive_rng
+from compass_core.starter.baselines import majority, string_overlap
+from compass_core.storage import read_array, read_json, read_table
+from tasks.evaluation import covered_mask
+from tasks.settings import open_store
+
+Outcome = Mapping[str, Any]
+ZERO_SHOT = "zero-shot"
+
+
+def failed_report(outcome: Outcome) -> LanguageReport:
+    """Return the report of a language that failed."""
+    code = outcome["language"]
+    return LanguageReport(
+        language=code,
+        name=language_name(code),
+        script=script(code),
+        status="failed",
+        error=outcome["error"],
+    )
+
+
+def language_report(outcome: Outcome, recipe: Recipe) -> LanguageReport:
+    """Return everything the report shows about one language."""
+    code = outcome["language"]
+    refs = _refs(outcome["artifacts"])
+    facts = read_json(_folder(refs["cluster"]) / "space.json")
+    main = recipe.selection.strategy
+    selection = _ref(outcome["arms"][main]["sample"])
+    arms = scored_arms(outcome, recipe) if "locate" in refs else []
+    return LanguageReport(
+        language=code,
+        name=language_name(code),
+        script=script(code),
+        status=outcome["status"],
+        arms=arms,
+        clusters=_clusters(outcome, refs, selection, main),
+        points=_points(refs, selection),
+        source_counts=_source_counts(selection),
+        health=facts["health"],
+        health_warnings=list(facts["warnings"]),
+        verdict_reasons=list(outcome.get("verdict", {}).get("reasons", [])),
+        history=_history(outcome),
+        trivial=_trivial(refs, selection) if arms else {},
+        selection_curve=facts["curve"],
+        chosen_k=len(facts["labels"]),
+        timings=dict(outcome["timings"]),
+        fingerprints={name: ref.fingerprint for name, ref in refs.items()},
+    )
+
+
+def scored_arms(outcome: Outcome, recipe: Recipe) -> list[ArmResult]:
+    """Return every scored arm with its interval and its accuracy on missing and covered topics."""
+    refs = _refs(outcome["artifacts"])
+    covered = _covered(refs)
+    results = []
+    for name, arm in outcome["arms"].items():
+        if "evaluate" not in arm:
+            continue
+        found = arm_score(_ref(arm["evaluate"]), covered, recipe, outcome["language"])
+        results.append(
+            ArmResult(
+                arm=name,
+                accuracy=found.accuracy,
+                low=found.low,
+                high=found.high,
+                missing=found.missing,
+                covered=found.covered,
+                n_items=found.n_items,
+                steps=arm["adapter"]["rows"] if "adapter" in arm else 0,
+                n_selected=arm["sample"]["rows"] if "sample" in arm else 0,
+            )
+        )
+    return results
+
+
+def arm_score(
+    evaluation: ArtifactRef, covered: NDArray[np.bool_], recipe: Recipe, language: str
+) -> ArmScore:
+    """Summarise one evaluation."""
+    correct = _correct(evaluation)
+    return score_arm(
+        correct,
+        covered,
+        confidence=recipe.evaluation.confidence,
+        n_bootstrap=recipe.evaluation.n_bootstrap,
+        rng=derive_rng(recipe.seed, "bootstrap", language),
+    )
+
+
+def _covered(refs: Mapping[str, ArtifactRef]) -> NDArray[np.bool_]:
+    return covered_mask(
+        {
+            "test": refs["test"],
+            "coverage": refs["coverage"],
+            "space": refs["cluster"],
+            "locate": refs["locate"],
+        }
+    )
+
+
+def _correct(evaluation: ArtifactRef) -> NDArray[np.bool_]:
+    items = read_table(_folder(evaluation) / "items.parquet", ["correct"])
+    return np.asarray(items["correct"].to_pylist(), dtype=np.bool_)
+
+
+def _clusters(
+    outcome: Outcome, refs: Mapping[str, ArtifactRef], selection: ArtifactRef, main: str
+) -> list[ClusterRow]:
+    rows = read_table(_folder(selection) / "clusters.parquet").to_pylist()
+    counts, before, after = _cluster_accuracy(outcome, refs, main, len(rows))
+    return [
+        ClusterRow(
+            cluster=row["cluster"],
+            label=row["label"],
+            usage_share=row["usage_share"],
+            coverage_share=row["coverage_share"],
+            gap=row["gap"],
+            capacity=row["capacity"],
+            allocation=row["selected"],
+            accuracy_before=before[row["cluster"]],
+            accuracy_after=after[row["cluster"]],
+            n_items=counts[row["cluster"]],
+        )
+        for row in rows
+    ]
+
+
+def _cluster_accuracy(
+    outcome: Outcome, refs: Mapping[str, ArtifactRef], main: str, n_clusters: int
+) -> tuple[list[int], list[float | None], list[float | None]]:
+    if "locate" not in refs:
+        return [0] * n_clusters, [None] * n_clusters, [None] * n_clusters
+    ids = read_array(_folder(refs["locate"]) / "cluster_ids.npy")
+    counts = np.bincount(ids, minlength=n_clusters)
+    accuracies = []
+    for arm in (ZERO_SHOT, main):
+        right = _correct(_ref(outcome["arms"][arm]["evaluate"]))
+        hits = np.bincount(ids, weights=right, minlength=n_clusters)
+        accuracies.append([float(h / n) if n else None for h, n in zip(hits, counts, strict=True)])
+    return counts.tolist(), accuracies[0], accuracies[1]
+
+
+def _points(refs: Mapping[str, ArtifactRef], selection: ArtifactRef) -> list[MapPoint]:
+    chosen = set(read_array(_folder(selection) / "indices.npy").tolist())
+    points = []
+    for row in read_table(_folder(refs["cluster"]) / "map.parquet").to_pylist():
+        taken = row["role"] == "pool" and row["row"] in chosen
+        role = "selected" if taken else row["role"]
+        points.append(MapPoint(x=row["x"], y=row["y"], role=role, cluster=row["cluster"]))
+    return points
+
+
+def _source_counts(selection: ArtifactRef) -> dict[str, dict[int, int]]:
+    rows = read_table(_folder(selection) / "selected.parquet", ["language", "cluster"])
+    counts: dict[str, dict[int, int]] = {}
+    for language, cluster in zip(
+        rows["language"].to_pylist(), rows["cluster"].to_pylist(), strict=True
+    ):
+        of_language = counts.setdefault(language, {})
+        of_language[cluster] = of_language.get(cluster, 0) + 1
+    return counts
+
+
+def _history(outcome: Outcome) -> dict[str, list[tuple[float, float]]]:
+    history = {}
+    for name, arm in outcome["arms"].items():
+        if "adapter" in arm:
+            rows = read_history(_ref(arm["adapter"]))
+            history[name] = [(float(row["step"]), float(row["loss"])) for row in rows]
+    return history
+
+
+def read_history(adapter: ArtifactRef) -> list[dict[str, Any]]:
+    """Return the training history of an adapter, one row per logged step."""
+    text = (_folder(adapter) / "history.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines() if line]
+
+
+def _trivial(refs: Mapping[str, ArtifactRef], selection: ArtifactRef) -> dict[str, float | None]:
+    """Return what needs no model: the most frequent answer, and the most similar string."""
+    test = table_to_examples(read_table(_folder(refs["test"]) / "rows.parquet"))
+    if not test or not test[0].choices:
+        return {}
+    known = [read_table(_folder(r) / "rows.parquet") for r in (refs["coverage"], selection)]
+    examples = table_to_examples(pa.concat_tables(known))
+    return {
+        "majority": float(np.mean(majority(test, examples))),
+        "string_overlap": float(np.mean(string_overlap(test, examples))),
+    }
+
+
+def _folder(ref: ArtifactRef) -> Any:
+    return open_store().folder(ref)
+
+
+def _ref(values: Mapping[str, Any]) -> ArtifactRef:
+    return ArtifactRef.from_dict(values)
+
+
+def _refs(values: Mapping[str, Mapping[str, Any]]) -> dict[str, ArtifactRef]:
+    return {name: _ref(ref) for name, ref in values.items()}

@@ -1,0 +1,160 @@
+"""Register what was trained, decide, and move the champion: uncached and safe to repeat.
+
+A cached "registered" would survive a wiped registry, so nothing here is cached but the decision,
+which depends on scores alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from compass_core.adaptation.bases import base_slug
+from compass_core.adaptation.checks import check_adapter_job
+from compass_core.config import BaseConfig, ExecutionConfig, PromotionConfig
+from compass_core.evaluation.gate import decide as decide_gate
+from compass_core.records import ArtifactRef
+from compass_core.storage import Draft, file_lock, fingerprint, read_json, read_table, write_json
+from tasks import registry, tracking
+from tasks.caching import ModelRef, stage
+from tasks.compute import run_job
+from tasks.evaluation import covered_mask
+from tasks.retries import RETRIES, RETRY_DELAYS_SECONDS, retry_if_transient
+from tasks.settings import compass_home, open_store, tracking_uri
+
+
+def configure_tracking() -> None:
+    """Point this process at the MLflow store and create its schema once."""
+    uri = tracking_uri()
+    tracking.configure(uri, compass_home() / "mlartifacts")
+    tracking.initialise_store(uri)
+
+
+def registered_name(base_name: str, base: ModelRef, language: str) -> str:
+    """Return the registered model of a language on a base (`base_name` as the user wrote it)."""
+    slug = base_slug(base.path, "starter" if base_name == "starter" else "")
+    return registry.model_name(slug, language)
+
+
+@task(
+    name="find-champion",
+    task_run_name="find-champion-{language}",
+    cache_policy=NO_CACHE,
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAYS_SECONDS,
+    retry_condition_fn=retry_if_transient,
+)
+def find_champion(language: str, name: str) -> dict[str, str] | None:
+    """Return version, hash and verified folder of the adapter in service, or None."""
+    configure_tracking()
+    champion = registry.champion(name)
+    if champion is None:
+        return None
+    folder = compass_home() / "serving" / champion.adapter_sha256[:32]
+    registry.download_adapter(name, champion.version, folder)
+    return {
+        "version": champion.version,
+        "adapter_sha256": champion.adapter_sha256,
+        "path": str(folder),
+    }
+
+
+@stage("decision", 1)
+def decide(
+    draft: Draft,
+    language: str,
+    before: ArtifactRef,
+    after: ArtifactRef,
+    groups: dict[str, ArtifactRef],
+    config: PromotionConfig,
+) -> None:
+    """Compare the challenger with what serves now, item by item: ``decision.json``."""
+    store = open_store()
+    verdict = decide_gate(
+        read_table(store.folder(before) / "items.parquet"),
+        read_table(store.folder(after) / "items.parquet"),
+        covered_mask(groups),
+        config,
+    )
+    draft.rows = verdict.n_items
+    draft.provenance |= {"language": language}
+    write_json(draft.folder / "decision.json", verdict.to_dict() | {"language": language})
+
+
+def read_decision(ref: ArtifactRef) -> dict[str, Any]:
+    """Return the verdict that `decide` wrote."""
+    decision: dict[str, Any] = read_json(open_store().folder(ref) / "decision.json")
+    return decision
+
+
+@task(
+    name="promote",
+    task_run_name="promote-{language}",
+    cache_policy=NO_CACHE,
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAYS_SECONDS,
+    retry_condition_fn=retry_if_transient,
+)
+def register_and_promote(
+    language: str,
+    name: str,
+    attempt: dict[str, Any],
+    verdict: dict[str, Any],
+    base: ModelRef,
+    base_config: BaseConfig,
+    execution: ExecutionConfig,
+) -> dict[str, str]:
+    """Log the attempt, register its adapter, and make it the champion if the verdict says so.
+
+    Args:
+        language: Canonical code.
+        name: Registered model.
+        attempt: ``experiment``, ``run_name``, ``params``, ``tags``, ``metrics``, ``datasets``,
+            ``history`` (rows with step) and ``adapter`` (folder).
+        verdict: ``promote``, ``reasons`` and ``champion`` (version in service, or None).
+        base: The base model, for the reload check.
+        base_config: Its dtype and device.
+        execution: Where the reload check runs.
+
+    Returns:
+        ``run_id``, ``version`` and ``status`` (promoted or kept).
+    """
+    configure_tracking()
+    identity = fingerprint(name, attempt["params"], attempt["metrics"], verdict["champion"] or "")
+    run_id = tracking.start_run(
+        attempt["experiment"],
+        attempt["run_name"],
+        tags=attempt["tags"],
+        params=attempt["params"],
+        attempt=identity,
+    )
+    # The pool is the same data set in every language: MLflow inserts it twice when two ask at once.
+    with file_lock(compass_home() / "mlartifacts" / ".locks" / "inputs.lock"):
+        tracking.log_inputs(run_id, attempt["datasets"])
+    tracking.log_history(run_id, attempt["history"])
+    tracking.log_metrics(run_id, attempt["metrics"])
+
+    def check(folder: Path) -> None:
+        spec = {
+            "base": base_config.model_dump(mode="json") | {"model": base.path},
+            "trained_folder": attempt["adapter"],
+            "stored_folder": str(folder),
+        }
+        run_job(check_adapter_job, spec, execution, language=language, stage="register")
+
+    version = registry.register_adapter(
+        name, Path(attempt["adapter"]), run_id=run_id, tags=attempt["tags"], check=check
+    )
+    registry.record_verdict(name, version, promote=verdict["promote"], reasons=verdict["reasons"])
+    registry.set_challenger(name, version)
+    if verdict["promote"]:
+        registry.promote(name, version, expected_champion=verdict["champion"])
+    tracking.finish_run(run_id)
+    return {
+        "run_id": run_id,
+        "version": version,
+        "status": "promoted" if verdict["promote"] else "kept",
+    }

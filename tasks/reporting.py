@@ -1,0 +1,315 @@
+"""What people look at after and during a run: tables in Prefect, the report, the run's record."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+
+from compass_core.config import Config, Recipe
+from compass_core.config_files import dump_config
+from compass_core.errors import CompassError
+from compass_core.languages import language_name
+from compass_core.manifests import Catalog
+from compass_core.records import ArtifactRef
+from compass_core.report import data as report_data
+from compass_core.report.data import LanguageReport, RunReport, StudyReport
+from compass_core.report.page import render_index, render_report
+from compass_core.report.text import (
+    evaluation_table_markdown,
+    gap_table_markdown,
+    source_table_markdown,
+    verdict_markdown,
+)
+from compass_core.storage import read_json, write_json, write_text
+from compass_core.version import __version__
+from tasks.language_report import failed_report, language_report, read_history, scored_arms
+from tasks.settings import compass_home, open_store, runs_folder, tracking_uri
+from tasks.summary import summary_text
+
+_LOG = logging.getLogger(__name__)
+DEMONSTRATION_NOTE = (
+    "Demonstration corpus of Unicode CLDR names and a tiny model trained on such names. It shows "
+    "that the pipeline works; it is no evidence about Global-MMLU or any real model."
+)
+RECONSTRUCTION_NOTE = (
+    "A reconstruction of the method from its public parts, not a replication of the paper."
+)
+_VERSIONS = ("torch", "transformers", "peft", "sentence-transformers", "scikit-learn", "prefect")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a flow over some languages.
+
+    Attributes:
+        run_id: Name of its folder; sorts by time.
+        flow: Flow that runs.
+        started: ISO 8601, UTC.
+    """
+
+    run_id: str
+    flow: str
+    started: str
+
+    @property
+    def folder(self) -> Path:
+        """Where its record and report lie."""
+        return runs_folder() / self.run_id
+
+
+def now() -> str:
+    """Return the time as ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def start_run(flow_name: str, config: Config) -> Run:
+    """Open the run's folder and keep its configuration there."""
+    started = datetime.now(UTC)
+    run_id = f"{started:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+    run = Run(run_id, flow_name, started.isoformat(timespec="seconds"))
+    open_store().sweep()
+    write_text(run.folder / "config.yaml", dump_config(config))
+    return run
+
+
+def failed_outcome(language: str, error: BaseException) -> dict[str, Any]:
+    """Return the outcome of a language that raised."""
+    known = isinstance(error, CompassError)
+    return {
+        "language": language,
+        "status": "failed",
+        "error": str(error) if known else f"{type(error).__name__}: {error}",
+        "error_kind": type(error).__name__,
+        "artifacts": {},
+        "arms": {},
+        "timings": {},
+    }
+
+
+def attempt_record(
+    language: str,
+    recipe: Recipe,
+    arm: str,
+    artifacts: Mapping[str, ArtifactRef],
+    arms: Mapping[str, Mapping[str, ArtifactRef]],
+) -> dict[str, Any]:
+    """Return what MLflow keeps of one attempt, as plain values."""
+    store = open_store()
+    outcome = {
+        "language": language,
+        "artifacts": {name: ref.to_dict() for name, ref in artifacts.items()},
+        "arms": {n: {k: r.to_dict() for k, r in a.items()} for n, a in arms.items()},
+    }
+    scores = scored_arms(outcome, recipe)
+    adapter = arms[arm]["adapter"]
+    values = {score.arm: score for score in scores}
+    metrics = {f"accuracy/{name}": score.accuracy for name, score in values.items()}
+    main = values[arm]
+    metrics |= {"accuracy": main.accuracy, "accuracy_low": main.low, "accuracy_high": main.high}
+    metrics |= {"accuracy_missing": main.missing, "accuracy_covered": main.covered}
+    roles = {"usage": "selection", "coverage": "training", "test": "evaluation", "pool": "pool"}
+    datasets = [
+        (role, artifacts[role].sha256[:36], f"store/{artifacts[role].path}", context, rows)
+        for role, context in roles.items()
+        if (rows := artifacts[role].rows)
+    ]
+    selected = arms[arm]["sample"]
+    datasets.append(
+        ("selection", selected.sha256[:36], f"store/{selected.path}", "training", selected.rows)
+    )
+    return {
+        "experiment": recipe.project,
+        "run_name": f"{language}-{arm}",
+        "params": {
+            "language": language,
+            "strategy": arm,
+            "seed": recipe.seed,
+            "budget": recipe.selection.budget,
+            "base": recipe.base.model,
+            "encoder": recipe.embedding.encoder,
+            "training": recipe.training.model_dump(mode="json"),
+            "selection": recipe.selection.model_dump(mode="json"),
+            "clustering": recipe.clustering.model_dump(mode="json"),
+        },
+        "tags": {
+            "language": language,
+            "strategy": arm,
+            "budget": recipe.selection.budget,
+            "base": recipe.base.model,
+            "base_revision": recipe.base.revision,
+            "selection_fingerprint": selected.fingerprint,
+            "training_fingerprint": adapter.fingerprint,
+            "evaluation_fingerprint": arms[arm]["evaluate"].fingerprint,
+            "prefect_flow_run_id": str(flow_run.get_id() or ""),
+            "licences": _licences(selected),
+            "compass_version": __version__,
+        },
+        "metrics": {name: value for name, value in metrics.items() if value is not None},
+        "datasets": datasets,
+        "history": read_history(adapter),
+        "adapter": str(store.folder(adapter) / "adapter"),
+    }
+
+
+def _licences(selected: ArtifactRef) -> str:
+    from compass_core.storage import read_table
+
+    rows = read_table(open_store().folder(selected) / "selected.parquet", ["licence"])
+    counts = rows["licence"].value_counts().to_pylist()
+    ordered = sorted(counts, key=lambda entry: (-entry["counts"], entry["values"]))
+    return ", ".join(f"{e['values'] or 'unknown'} ({e['counts']})" for e in ordered[:10])
+
+
+def publish_language(outcome: Mapping[str, Any], recipe: Recipe) -> None:
+    """Show one language's tables in the Prefect interface."""
+    report = language_report(outcome, recipe)
+    slug = report.language.lower().replace("_", "-")
+    pages = {
+        "gap": gap_table_markdown(report),
+        "sources": source_table_markdown(report),
+        "evaluation": evaluation_table_markdown(report),
+        "verdict": verdict_markdown(report),
+    }
+    if report.status == "selected":
+        pages = {name: pages[name] for name in ("gap", "sources")}
+    for name, markdown in pages.items():
+        create_markdown_artifact(
+            markdown, key=f"{name}-{slug}", description=f"{name.capitalize()}, {report.name}"
+        )
+
+
+@task(name="report", cache_policy=NO_CACHE)
+def finish_run(
+    run: Run,
+    recipe: Recipe,
+    outcomes: Mapping[str, Mapping[str, Any]],
+    study: StudyReport | None = None,
+) -> dict[str, Any]:
+    """Write the run's record, report and summary; index its selections in the catalogue."""
+    reports = [_report_or_failure(outcome, recipe) for outcome in outcomes.values()]
+    page = RunReport(
+        run_id=run.run_id,
+        project=recipe.project,
+        title=f"COMPASS · {recipe.project}",
+        started=run.started,
+        finished=now(),
+        config_summary=_config_summary(recipe),
+        notes=_notes(recipe),
+        languages=reports,
+        study=study,
+        versions=_versions(),
+        links=_links(),
+        confidence=recipe.evaluation.confidence,
+        main_arm=recipe.selection.strategy,
+    )
+    record = {
+        "run_id": run.run_id,
+        "flow": run.flow,
+        "project": recipe.project,
+        "started": run.started,
+        "finished": page.finished,
+        "prefect_flow_run_id": str(flow_run.get_id() or ""),
+        "languages": {language: dict(outcome) for language, outcome in outcomes.items()},
+    }
+    write_json(run.folder / "run.json", record)
+    write_text(run.folder / "report.json", report_data.to_json(page))
+    write_text(run.folder / "report.html", render_report(page))
+    write_text(run.folder / "summary.txt", summary_text(page, run.folder))
+    write_text(runs_folder() / "LAST", run.run_id + "\n")
+    write_index()
+    Catalog(compass_home()).extend(run.folder / "run.json")
+    create_link_artifact(
+        (run.folder / "report.html").as_uri(), link_text="Report of this run", key="report"
+    )
+    return record
+
+
+def write_index() -> None:
+    """Write the page that lists all runs, newest first."""
+    runs = []
+    for path in sorted(runs_folder().glob("*/report.json"), reverse=True):
+        report = report_data.from_json(path.read_text(encoding="utf-8"))
+        runs.append(report_data.summarise_run(report, f"{path.parent.name}/report.html"))
+    write_text(runs_folder() / "index.html", render_index(runs))
+
+
+def _report_or_failure(outcome: Mapping[str, Any], recipe: Recipe) -> LanguageReport:
+    """Return a language's report; a defect in one language's report never hides the others."""
+    if outcome["status"] == "failed":
+        return failed_report(outcome)
+    try:
+        return language_report(outcome, recipe)
+    except Exception as error:
+        _LOG.exception("The report of %s could not be built", outcome["language"])
+        return failed_report({**outcome, "error": f"The report could not be built: {error}"})
+
+
+def _config_summary(recipe: Recipe) -> dict[str, str]:
+    return {
+        "base model": recipe.base.model,
+        "encoder": recipe.embedding.encoder,
+        "adapter": f"{recipe.training.adapter}, rank {recipe.training.lora_rank}",
+        "strategy": f"{recipe.selection.strategy} ({recipe.selection.rule})",
+        "budget": f"{recipe.selection.budget} examples",
+        "optimiser steps": f"{recipe.training.min_steps} to {recipe.training.max_steps or '∞'}",
+        "learning rate": f"{recipe.training.learning_rate:g}",
+        "seed": str(recipe.seed),
+    }
+
+
+def _notes(recipe: Recipe) -> list[str]:
+    if recipe.data.kind == "starter":
+        return [DEMONSTRATION_NOTE, RECONSTRUCTION_NOTE]
+    return [RECONSTRUCTION_NOTE]
+
+
+def _versions() -> dict[str, str]:
+    found = {"compass": __version__, "python": platform.python_version()}
+    return found | {name: version(name) for name in _VERSIONS}
+
+
+def _links() -> dict[str, str]:
+    return {
+        "Prefect": f"PREFECT_HOME={compass_home() / 'prefect'} prefect server start",
+        "MLflow": f"mlflow server --backend-store-uri {tracking_uri()}",
+    }
+
+
+def last_run_id() -> str | None:
+    """Return the id of the newest finished run, or None."""
+    try:
+        return (runs_folder() / "LAST").read_text(encoding="utf-8").strip() or None
+    except FileNotFoundError:
+        return None
+
+
+def read_run(run_id: str) -> dict[str, Any]:
+    """Return the record of one run."""
+    record: dict[str, Any] = read_json(runs_folder() / run_id / "run.json")
+    return record
+
+
+def failed_languages(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return code → error of the languages that failed."""
+    return {
+        code: outcome["error"]
+        for code, outcome in record["languages"].items()
+        if outcome["status"] == "failed"
+    }
+
+
+def named(codes: list[str]) -> str:
+    """Return languages as people write them."""
+    return ", ".join(f"{language_name(code)} ({code})" for code in codes)

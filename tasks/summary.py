@@ -1,0 +1,167 @@
+"""The end of a run in plain text: what every language got, and where to look next."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from compass_core.report.data import LanguageReport, RunReport, StudyReport, is_number, mean
+
+_WIDTH = 110
+_ARM_TITLES = {"compass": "COMPASS"}
+_OUTCOMES = {
+    "promoted": "promoted",
+    "kept": "champion kept",
+    "failed": "FAILED",
+    "selected": "selected only",
+}
+
+
+def summary_text(report: RunReport, folder: Path) -> str:
+    """Return the summary of a run.
+
+    Args:
+        report: The run's report.
+        folder: Where its report lies.
+    """
+    blocks = [_headline(report)]
+    if any(language.arms for language in report.languages):
+        blocks.append(_accuracy_table(report))
+        blocks.append(
+            "Accuracy on the test items, which follow the usage, with "
+            f"{report.confidence:.0%} bootstrap intervals over items."
+        )
+    else:
+        blocks.append(_selection_table(report))
+    if report.study is not None:
+        blocks.append(_study_table(report.study))
+    blocks += [_problems(report), *report.notes, _next_steps(report, folder)]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _headline(report: RunReport) -> str:
+    counts = {name: 0 for name in _OUTCOMES}
+    for language in report.languages:
+        counts[language.status] += 1
+    parts = [f"{count} {_OUTCOMES[name]}" for name, count in counts.items() if count]
+    return f"COMPASS · {report.project} · run {report.run_id}: {', '.join(parts)}"
+
+
+def arm_names(languages: Sequence[LanguageReport]) -> list[str]:
+    """Return the arms that were scored, zero-shot first and COMPASS last."""
+    names = list(dict.fromkeys(arm.arm for language in languages for arm in language.arms))
+    order = {"zero-shot": 0, "target-only": 1, "random": 2, "compass": 99}
+    return sorted(names, key=lambda name: (order.get(name, 50), name))
+
+
+def _accuracy_table(report: RunReport) -> str:
+    arms = arm_names(report.languages)
+    trivial = list(dict.fromkeys(name for lang in report.languages for name in lang.trivial))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("language")
+    for name in [*trivial, *(_ARM_TITLES.get(arm, arm) for arm in arms)]:
+        table.add_column(name, justify="right")
+    table.add_column("outcome")
+    for language in report.languages:
+        found = {arm.arm: arm for arm in language.arms}
+        cells = [_percent(language.trivial.get(name)) for name in trivial]
+        cells += [
+            _percent(found[a].accuracy, found[a].low, found[a].high) if a in found else "–"
+            for a in arms
+        ]
+        table.add_row(language.name, *cells, _OUTCOMES[language.status])
+    if len(report.languages) > 1:
+        table.add_section()
+        means = [mean([lang.trivial.get(n) for lang in report.languages]) for n in trivial]
+        for name in arms:
+            scores = [lang.arm(name) for lang in report.languages]
+            means.append(mean([score.accuracy for score in scores if score]))
+        table.add_row("mean", *(_percent(value) for value in means), "")
+    return _rendered(table)
+
+
+def _selection_table(report: RunReport) -> str:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("language", "clusters", "with a gap", "selected", "from languages", "outcome"):
+        table.add_column(name, justify="left" if name in ("language", "outcome") else "right")
+    for language in report.languages:
+        table.add_row(
+            language.name,
+            str(len(language.clusters)),
+            str(sum(row.gap > 0 for row in language.clusters)),
+            str(sum(sum(row.values()) for row in language.source_counts.values())),
+            str(len(language.source_counts)),
+            _OUTCOMES[language.status],
+        )
+    return _rendered(table)
+
+
+def _study_table(study: StudyReport) -> str:
+    table = Table(
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        title=f"{len(study.languages)} languages × {len(study.seeds)} seeds",
+        title_justify="left",
+    )
+    for name in ("comparison", "items", "difference", "interval", "p", "p (Holm)", "d", "n"):
+        table.add_column(name, justify="left" if name in ("comparison", "items") else "right")
+    for row in study.comparisons:
+        table.add_row(
+            row.comparison,
+            "all" if row.metric == "accuracy" else f"{row.metric} topics",
+            _points(row.mean_difference),
+            f"[{_points(row.low)}, {_points(row.high)}]",
+            _p_value(row.p),
+            _p_value(row.p_holm),
+            "–" if row.cohens_d is None else f"{row.cohens_d:.2f}",
+            str(row.n_languages),
+        )
+    return _rendered(table)
+
+
+def _problems(report: RunReport) -> str:
+    lines = [f"{lang.name}: {lang.error}" for lang in report.languages if lang.status == "failed"]
+    lines += [f"{lang.name}: {text}" for lang in report.languages for text in lang.health_warnings]
+    return "\n".join(lines)
+
+
+def _next_steps(report: RunReport, folder: Path) -> str:
+    example = report.languages[0].language if report.languages else "swh_Latn"
+    steps = {
+        "report": (folder / "report.html").as_uri(),
+        "selection": f"compass manifest -l {example}",
+        "answer": f'compass generate -l {example} "…"',
+        **report.links,
+    }
+    width = max(len(name) for name in steps)
+    return "Look next:\n" + "\n".join(f"  {n:<{width}}  {text}" for n, text in steps.items())
+
+
+def _percent(value: float | None, low: float | None = None, high: float | None = None) -> str:
+    if not is_number(value) or value is None:
+        return "–"
+    ends = "" if low is None or high is None else f" [{100 * low:.0f}–{100 * high:.0f}]"
+    return f"{100 * value:.1f}{ends}"
+
+
+def _points(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:+.1f}"
+
+
+def _p_value(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return "<.001" if value < 0.001 else f"{value:.3f}".lstrip("0")
+
+
+def _rendered(table: Table) -> str:
+    console = Console(file=io.StringIO(), width=_WIDTH, color_system=None, legacy_windows=False)
+    console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    return "\n".join(line.rstrip() for line in lines).strip("\n")
