@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -168,3 +170,14 @@ def test_proportional_ignores_coverage():
 def test_arrays_of_another_pool_are_refused():
     with pytest.raises(DataError, match="differ in length"):
         replace(make_problem(), allowed=np.ones(3, dtype=np.bool_))
+
+
+def test_selection_is_importable_without_loading_a_heavy_library():
+    code = (
+        "import sys; import compass_core.selection.strategies, compass_core.selection.clustering, "
+        "compass_core.selection.health, compass_core.selection.projection; "
+        "heavy = {'torch', 'transformers', 'sklearn', 'scipy.sparse', 'datasets', 'peft'}; "
+        "sys.exit(', '.join(sorted(heavy & set(sys.modules))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,115 @@
+"""Where vectors lie: nearest centroid, distance, and how far a cluster reaches.
+
+The distance is everywhere 1 − cosine. Rows are read in blocks, so that a memory-mapped pool of any
+size passes through a few megabytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compass_core.errors import DataError
+
+Vectors = NDArray[np.float32]
+ClusterIds = NDArray[np.int32]
+
+SAME_POINT = 1e-6
+"""Vectors nearer than this (1 − cosine) count as one point."""
+PRODUCT_ROWS = 4096
+"""Rows per product inside a block: their scores stay in the processor's cache."""
+_MIN_POINTS_FOR_RADIUS = 5
+_CHECK_ROWS = 65_536
+
+
+def assign_clusters(
+    vectors: Vectors, centroids: Vectors, *, block: int = 16_384
+) -> tuple[ClusterIds, NDArray[np.float32]]:
+    """Return each row's nearest centroid and its distance 1 − cosine, in [0, 2].
+
+    Ties go to the lower cluster id. Rows are read `block` at a time, so that a memory-mapped pool
+    never lies in memory as a whole.
+
+    Args:
+        vectors: (N, d) unit norm; may be memory-mapped, float16 or float32.
+        centroids: (K, d) unit norm.
+        block: rows read at a time.
+
+    Raises:
+        DataError: the dimensions differ, or a row is not a finite unit vector.
+    """
+    if vectors.ndim != 2 or vectors.shape[1] != centroids.shape[1]:
+        raise DataError(
+            f"Vectors of shape {vectors.shape} cannot be assigned to centroids of dimension "
+            f"{centroids.shape[1]}: they come from different encoders. Use one for both.",
+            code="E50",
+        )
+    n_rows = len(vectors)
+    cluster_ids = np.empty(n_rows, dtype=np.int32)
+    distances = np.empty(n_rows, dtype=np.float32)
+    weights = np.ascontiguousarray(centroids.T, dtype=np.float32)
+    for start in range(0, n_rows, block):
+        part = np.asarray(vectors[start : start + block], dtype=np.float32)
+        check_unit(part, first_row=start)
+        for low in range(0, len(part), PRODUCT_ROWS):
+            scores = part[low : low + PRODUCT_ROWS] @ weights
+            nearest = scores.argmax(axis=1)
+            here = slice(start + low, start + low + len(scores))
+            cluster_ids[here] = nearest
+            distances[here] = 1.0 - scores[np.arange(len(scores)), nearest]
+    np.maximum(distances, 0.0, out=distances)
+    return cluster_ids, distances
+
+
+def relevance_radii(
+    fit_distances: NDArray[np.float32],
+    fit_cluster_ids: ClusterIds,
+    n_clusters: int,
+    quantile: float,
+) -> NDArray[np.float32]:
+    """Return how far each cluster reaches: a quantile of its own fit rows' distances.
+
+    Clusters with fewer than 5 fit rows use the quantile over all rows.
+
+    Args:
+        fit_distances: (N,) distances of the fit rows to their centroid.
+        fit_cluster_ids: (N,) their clusters.
+        n_clusters: K.
+        quantile: in [0, 1]; 0 switches the radius off (infinite everywhere).
+
+    Returns:
+        (K,) float32. A pool row is available to its cluster when its distance is <= the radius.
+    """
+    if quantile == 0.0 or len(fit_distances) == 0:
+        return np.full(n_clusters, np.inf, dtype=np.float32)
+    radii = np.full(n_clusters, np.quantile(fit_distances, quantile), dtype=np.float32)
+    order = np.argsort(fit_cluster_ids, kind="stable")
+    bounds = np.searchsorted(fit_cluster_ids[order], np.arange(n_clusters + 1))
+    for cluster in range(n_clusters):
+        own = fit_distances[order[bounds[cluster] : bounds[cluster + 1]]]
+        if len(own) >= _MIN_POINTS_FOR_RADIUS:
+            radii[cluster] = np.quantile(own, quantile)
+    # The floor keeps exact copies of a fit row inside, whose distance is rounding noise.
+    return np.maximum(radii, np.float32(SAME_POINT))
+
+
+def check_unit(vectors: NDArray[Any], *, first_row: int = 0) -> None:
+    """Refuse rows that are not finite unit vectors; name the first few."""
+    if vectors.ndim != 2 or len(vectors) == 0 or vectors.shape[1] == 0:
+        raise DataError(
+            f"Clusters need at least one vector; got an array of shape {vectors.shape}.", code="E51"
+        )
+    for start in range(0, len(vectors), _CHECK_ROWS):
+        part = np.asarray(vectors[start : start + _CHECK_ROWS], dtype=np.float32)
+        squared = np.einsum("ij,ij->i", part, part)
+        bad = np.flatnonzero(~(np.abs(squared - 1.0) < 1e-2))
+        if len(bad):
+            shown = ", ".join(str(first_row + start + row) for row in bad[:5])
+            kind = "NaN or infinite" if not np.isfinite(squared[bad]).all() else "not of length 1"
+            raise DataError(
+                f"{len(bad)} vectors are {kind} (rows {shown}{', …' if len(bad) > 5 else ''}). "
+                "Vectors must come from `encode_texts`; embed these rows again.",
+                code="E30",
+            )
