@@ -37,6 +37,7 @@ MANIFEST_NAME = "MANIFEST.json"
 _VERSION_FILE = "STORE.json"
 _BLOCK = 1 << 20
 _STALE_DRAFT_SECONDS = 6 * 3600
+_LIFE_LINE = ".alive"
 
 
 def canonical_json(value: Any) -> str:
@@ -194,9 +195,9 @@ class ArtifactStore:
             if not version_file.exists():
                 write_json(version_file, {"store_version": STORE_VERSION})
             found = read_json(version_file).get("store_version")
-        except PermissionError as error:
+        except OSError as error:
             raise StoreError(
-                f"Cannot write to the store {self.root}: {error.strerror}. "
+                f"Cannot use the store {self.root}: {error.strerror or error}. "
                 "Point COMPASS_HOME to a folder you own.",
                 code="E50",
             ) from error
@@ -215,10 +216,11 @@ class ArtifactStore:
             manifest = read_json(folder / MANIFEST_NAME)
             files = manifest["files"]
             whole = all((folder / n).stat().st_size == meta["bytes"] for n, meta in files.items())
-            if not whole or manifest["sha256"] != _content_sha256(files):
+            named = (manifest["kind"], manifest["fingerprint"]) == (kind, key)
+            if not whole or not named or manifest["sha256"] != _content_sha256(files):
                 return None
             return _ref(manifest, self.root, folder)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
     def folder(self, ref: ArtifactRef) -> Path:
@@ -263,15 +265,18 @@ class ArtifactStore:
             StoreError: the disk is full or not writable; what was finished before is untouched.
         """
         folder = self.root / "tmp" / f"{kind}-{key[:12]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        folder.mkdir(parents=True)
         draft = Draft(folder=folder, provenance=dict(provenance))
         try:
-            yield draft
-            self._publish(draft, kind, key)
+            # The lock says "alive" to `sweep`, however long the work takes.
+            with file_lock(_life_line(folder)):
+                folder.mkdir(parents=True)
+                yield draft
+                self._publish(draft, kind, key)
         except OSError as error:
             raise _disk_error(error, folder) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            _life_line(folder).unlink(missing_ok=True)
 
     def put(self, kind: str, key: str, draft: Draft) -> ArtifactRef:
         """Return the reference of what `build` has just published."""
@@ -282,8 +287,10 @@ class ArtifactStore:
 
     def _publish(self, draft: Draft, kind: str, key: str) -> None:
         files: dict[str, dict[str, Any]] = {}
-        for path in sorted(p for p in draft.folder.rglob("*") if p.is_file()):
+        for path in sorted(draft.folder.rglob("*")):
             fsync_path(path)
+            if path.is_dir():
+                continue
             name = str(path.relative_to(draft.folder))
             files[name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
         manifest = {
@@ -317,12 +324,35 @@ class ArtifactStore:
     def sweep(self) -> int:
         """Remove drafts that a killed process left behind; return how many."""
         removed = 0
-        drafts = self.root / "tmp"
-        for path in drafts.iterdir() if drafts.is_dir() else ():
-            if time.time() - path.stat().st_mtime > _STALE_DRAFT_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)
-                removed += 1
+        for path in sorted((self.root / "tmp").glob("*")):
+            with contextlib.suppress(FileNotFoundError):
+                old = time.time() - path.stat().st_mtime > _STALE_DRAFT_SECONDS
+                if not old or _is_held(path) or _is_held(_life_line(path)):
+                    continue
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
+                removed += path.suffix != _LIFE_LINE
         return removed
+
+
+def _life_line(draft: Path) -> Path:
+    """Return the file that is locked for as long as the process building `draft` lives."""
+    return draft.with_name(f"{draft.name}{_LIFE_LINE}")
+
+
+def _is_held(lock: Path) -> bool:
+    if lock.suffix != _LIFE_LINE:
+        return False
+    try:
+        with lock.open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _content_sha256(files: Mapping[str, Mapping[str, Any]]) -> str:
@@ -341,9 +371,16 @@ def _ref(manifest: Mapping[str, Any], root: Path, folder: Path) -> ArtifactRef:
     )
 
 
+def _is_full(error: OSError) -> bool:
+    """Tell a full disk; numpy reports one in words alone, without an error number."""
+    if error.errno is None:
+        return any(words in str(error) for words in ("free space", "No space", "requested and"))
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def _disk_error(error: OSError, path: Path) -> Exception:
     """Turn a full or read-only disk into advice; leave every other system error as it is."""
-    if error.errno == errno.ENOSPC:
+    if _is_full(error):
         free = shutil.disk_usage(path.parent if path.parent.exists() else Path("/")).free
         return StoreError(
             f"No space left on the device of {path} ({free / 2**20:.0f} MiB free). Free some space "
