@@ -103,6 +103,10 @@ def make_items(n: int) -> list[Example]:
 @pytest.fixture(scope="session")
 def tiny_base_folder(tmp_path_factory):
     """Folder of a random two-layer Llama with a chat template."""
+    import torch
+
+    # Tensors this small gain nothing from threads, and lose much on a machine that is shared.
+    torch.set_num_threads(1)
     return build_base(tmp_path_factory.mktemp("bases") / "tiny")
 
 
