@@ -226,6 +226,14 @@ def main() -> None:
         ERR.print(f"[bold red]{type(error).__name__}[/]", end=" ")
         ERR.print(str(error), markup=False, highlight=False)
         sys.exit(EXIT_INPUT if isinstance(error, InputError) else EXIT_FAILED)
+    except Exception as error:
+        if debug:
+            raise
+        sys.stderr.write(
+            f"E99 unexpected {type(error).__name__}: {error}\nThis is a defect of COMPASS; run the "
+            "command with --debug for the traceback.\n"
+        )
+        sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         sys.stderr.write("\nInterrupted. Run the same command again: finished work is kept.\n")
         sys.exit(EXIT_INTERRUPTED)

@@ -30,6 +30,7 @@ from tasks.selection import cluster, gap_score, sample
 from tasks.training import adapter_ref, train_adapter
 
 ZERO_SHOT = "zero-shot"
+ARM_STAGES = ("sample", "adapter-train", "evaluate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,22 @@ def adapt(language: str, recipe: Recipe, shared: Shared, *, promote: bool = True
     }
     if promote and not dry_run:
         outcome |= settle(line, recipe, shared, arms)
-    return outcome | {"artifacts": _plain(line.artifacts), "timings": line.timings}
+    return outcome | {
+        "artifacts": _plain(own_artifacts(line, recipe.selection.strategy)),
+        "timings": line.timings,
+    }
+
+
+def own_artifacts(line: Line, main: str) -> dict[str, ArtifactRef]:
+    """Return a language's artefacts without those of the baselines, which stand under their arm."""
+    found = {}
+    for name, ref in line.artifacts.items():
+        stage, _, arm = name.partition(" ")
+        if stage not in ARM_STAGES:
+            found[name] = ref
+        elif arm == main:
+            found[stage] = ref
+    return found
 
 
 def ingest_language(line: Line, recipe: Recipe, shared: Shared) -> None:
