@@ -23,8 +23,8 @@ from compass_core.storage import ArtifactStore, canonical_json, read_json, read_
 Rows = dict[str, pa.Table]
 """Arrow tables by name of the catalog's table."""
 
-MAIN_ARM = ""
-"""Arm of the strategy that was asked for; baselines carry their own name."""
+NO_ARM = ""
+"""Arm of an artefact that belongs to the language as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +73,11 @@ def run_rows(run: Mapping[str, Any], sha256: str) -> Rows:
         "started": _optional_text(run.get("started")),
         "finished": _optional_text(run.get("finished")),
         "config_path": _optional_text(run.get("config_path")),
+        "main_arm": _optional_text(run.get("main_arm")),
         "languages": sorted(languages),
         "sha256": sha256,
     }
-    states = [
-        {"run_id": run_id, "language": language, "status": str(values.get("status", ""))}
-        for language, values in sorted(languages.items())
-    ]
+    states = [_state(run_id, *entry) for entry in sorted(languages.items())]
     links = [
         {
             "run_id": run_id,
@@ -97,17 +95,45 @@ def run_rows(run: Mapping[str, Any], sha256: str) -> Rows:
     }
 
 
+def _state(run_id: str, language: str, outcome: Mapping[str, Any]) -> dict[str, Any]:
+    verdict = outcome.get("verdict") or {}
+    registered = outcome.get("registry") or {}
+    reasons = verdict.get("reasons")
+    return {
+        "run_id": run_id,
+        "language": language,
+        "status": str(outcome.get("status", "")),
+        "error": _optional_text(outcome.get("error")),
+        "promote": verdict.get("promote"),
+        "reasons": None if reasons is None else [str(reason) for reason in reasons],
+        "p_value": verdict.get("p_value"),
+        "champion_before": _optional_text(verdict.get("champion")),
+        "model": _optional_text(registered.get("name")),
+        "version": _optional_text(registered.get("version")),
+        "tracking_run_id": _optional_text(registered.get("run_id")),
+    }
+
+
 def run_links(run: Mapping[str, Any]) -> list[RunLink]:
-    """Return the indexable artefacts that a run record refers to, each once."""
+    """Return the indexable artefacts that a run record refers to, once per language and arm.
+
+    The arm is the key below ``arms``, or what follows the stage in a name like
+    ``evaluate champion``.
+    """
     found: dict[tuple[str, str, str, str], RunLink] = {}
     for language, values in sorted((run.get("languages") or {}).items()):
         for path, ref in _references(values, ()):
             if ref.kind in STAGES:
-                arm = path[path.index("arms") + 1] if "arms" in path[:-1] else MAIN_ARM
-                found.setdefault(
-                    (language, arm, ref.kind, ref.fingerprint), RunLink(language, arm, ref)
-                )
+                arm = _arm(path)
+                name = (language, arm, ref.kind, ref.fingerprint)
+                found[name] = RunLink(language, arm, ref)
     return list(found.values())
+
+
+def _arm(path: tuple[str, ...]) -> str:
+    if "arms" in path[:-1]:
+        return path[path.index("arms") + 1]
+    return path[-1].partition(" ")[2] if path else NO_ARM
 
 
 def _references(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], ArtifactRef]]:
@@ -156,7 +182,6 @@ def _evaluation(ref: ArtifactRef, folder: Path, provenance: Mapping[str, Any]) -
     head = {
         "fingerprint": ref.fingerprint,
         "language": provenance["language"],
-        "arm": provenance.get("arm"),
         "adapter_sha256": provenance.get("adapter_sha256"),
         "base": _optional_text(provenance.get("base")),
         "n_items": items.num_rows,
@@ -178,17 +203,17 @@ def _with_cluster(items: pa.Table) -> pa.Table:
     return items.append_column("cluster", pa.nulls(items.num_rows, pa.int32()))
 
 
+_DECISION_NUMBERS = ("p_value", "n_items", "wins", "losses", "accuracy_before", "accuracy_after")
+
+
 def _decision(ref: ArtifactRef, folder: Path, provenance: Mapping[str, Any]) -> Rows:
     decision = {**provenance, **read_json(folder / "decision.json")}
     head = {
         "fingerprint": ref.fingerprint,
         "language": decision["language"],
-        "run_id": _optional_text(decision.get("run_id")),
         "promote": bool(decision["promote"]),
         "reasons": [str(reason) for reason in decision.get("reasons") or []],
-        "champion_before": _optional_text(decision.get("champion_before")),
-        "version": _optional_text(decision.get("version")),
-        "p_value": decision.get("p_value"),
+        **{name: decision.get(name) for name in _DECISION_NUMBERS},
         "detail": canonical_json(decision),
     }
     return {"decisions": _one_row("decisions", head)}

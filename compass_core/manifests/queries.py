@@ -9,7 +9,6 @@ import pyarrow as pa
 
 from compass_core.errors import DataError
 from compass_core.manifests.catalog import CatalogFile, Parameters
-from compass_core.manifests.indexing import MAIN_ARM
 
 LAST = "last"
 """Stands for the newest run that has what was asked for."""
@@ -17,13 +16,15 @@ LAST = "last"
 _MAX_NAMES_SHOWN = 10
 _JSON_COLUMNS = ("config", "inputs", "provenance", "detail")
 
-_LINKED = """
+_MAIN_FIRST = "link.arm = coalesce(runs.main_arm, 'compass') DESC, link.arm = '' DESC, link.arm"
+
+_LINKED = f"""
     SELECT link.fingerprint, link.run_id, link.arm
     FROM run_artifacts AS link JOIN runs USING (run_id)
     WHERE link.language = $language AND link.kind = 'sample'
       AND ($run_id = 'last' OR link.run_id = $run_id)
       AND ($arm IS NULL OR link.arm = $arm)
-    ORDER BY runs.started DESC NULLS LAST, link.run_id DESC, link.arm = $main DESC, link.arm
+    ORDER BY runs.started DESC NULLS LAST, link.run_id DESC, {_MAIN_FIRST}
     LIMIT 1
 """
 
@@ -32,7 +33,8 @@ class Catalog(CatalogFile):
     """The catalog of one COMPASS home, and the questions it answers.
 
     `language` is always the canonical code. `run_id` is ``last`` (the newest run that selected for
-    the language) or a run's id. `arm` None means what the run asked for, not its baselines.
+    the language) or a run's id. `arm` None means the strategy the run asked for, a name one of its
+    baselines.
     """
 
     def runs(self) -> list[dict[str, Any]]:
@@ -164,47 +166,52 @@ class Catalog(CatalogFile):
     def source_matrix(self, run_id: str = LAST) -> pa.Table:
         """Return examples per target and source language of one run (the heat map's cells)."""
         return self.query(
-            """
+            f"""
             WITH chosen AS (
-                SELECT DISTINCT link.language, link.fingerprint FROM run_artifacts AS link
-                WHERE link.kind = 'sample' AND link.arm = $main AND link.run_id = (
-                    SELECT run_id FROM runs WHERE $run_id = 'last' OR run_id = $run_id
-                    ORDER BY started DESC NULLS LAST, run_id DESC LIMIT 1))
+                SELECT link.language, link.fingerprint,
+                       row_number() OVER (PARTITION BY link.language ORDER BY {_MAIN_FIRST}) AS nth
+                FROM run_artifacts AS link JOIN runs USING (run_id)
+                WHERE link.kind = 'sample' AND run_id = (
+                    SELECT r.run_id FROM runs AS r JOIN run_artifacts AS a USING (run_id)
+                    WHERE a.kind = 'sample' AND ($run_id = 'last' OR r.run_id = $run_id)
+                    ORDER BY r.started DESC NULLS LAST, r.run_id DESC LIMIT 1))
             SELECT language, source_language, count(*) AS n_examples
-            FROM chosen JOIN selected_examples USING (fingerprint)
+            FROM chosen JOIN selected_examples USING (fingerprint) WHERE nth = 1
             GROUP BY language, source_language ORDER BY language, source_language
             """,
-            {"run_id": run_id, "main": MAIN_ARM},
+            {"run_id": run_id},
         )
 
     def evaluations(self, language: str, run_id: str | None = None) -> list[dict[str, Any]]:
-        """Return the evaluations of a language, newest run first; of one run, if `run_id`."""
-        rows = self._rows(
+        """Return the scores of a language by run and arm, newest run first; of one if `run_id`."""
+        return self._rows(
             """
-            SELECT e.*, link.run_id, link.arm AS run_arm
-            FROM evaluations AS e
-            LEFT JOIN run_artifacts AS link
-              ON link.fingerprint = e.fingerprint AND link.kind = 'evaluate'
-                 AND link.language = e.language
-            LEFT JOIN runs USING (run_id)
-            WHERE e.language = $language AND ($run_id IS NULL OR link.run_id = $run_id)
-            ORDER BY runs.started DESC NULLS LAST, link.run_id DESC, e.arm, e.fingerprint
+            SELECT link.run_id, runs.started, link.arm, e.*
+            FROM run_artifacts AS link JOIN runs USING (run_id)
+            JOIN evaluations AS e ON e.fingerprint = link.fingerprint
+            WHERE link.kind = 'evaluate' AND link.language = $language
+              AND ($run_id IS NULL OR link.run_id = $run_id)
+            ORDER BY runs.started DESC NULLS LAST, link.run_id DESC, link.arm
             """,
             {"language": language, "run_id": run_id},
         )
-        return rows
 
     def decisions(self, language: str | None = None) -> list[dict[str, Any]]:
-        """Return promotion decisions, newest run first; of every language if None."""
-        rows = self._rows(
+        """Return what was decided in each run, newest first; of every language if None."""
+        return self._rows(
             """
-            SELECT d.* FROM decisions AS d LEFT JOIN runs USING (run_id)
-            WHERE $language IS NULL OR d.language = $language
-            ORDER BY runs.started DESC NULLS LAST, d.run_id DESC, d.language, d.fingerprint
+            SELECT s.run_id, runs.started, s.language, s.status, s.promote, s.reasons, s.p_value,
+                   s.champion_before, s.model, s.version, s.tracking_run_id,
+                   d.n_items, d.wins, d.losses, d.accuracy_before, d.accuracy_after, d.detail
+            FROM run_languages AS s JOIN runs USING (run_id)
+            LEFT JOIN run_artifacts AS link
+              ON link.run_id = s.run_id AND link.language = s.language AND link.kind = 'decision'
+            LEFT JOIN decisions AS d ON d.fingerprint = link.fingerprint
+            WHERE s.promote IS NOT NULL AND ($language IS NULL OR s.language = $language)
+            ORDER BY runs.started DESC NULLS LAST, s.run_id DESC, s.language
             """,
             {"language": language},
         )
-        return rows
 
     def _rows(self, sql: str, parameters: Parameters = ()) -> list[dict[str, Any]]:
         return [_decoded(row) for row in self.query(sql, parameters).to_pylist()]
@@ -216,9 +223,7 @@ class Catalog(CatalogFile):
         return self.query(sql, {"fingerprint": fingerprint, **parameters})
 
     def _selection(self, language: str, run_id: str, arm: str | None) -> tuple[str, str, str]:
-        found = self._rows(
-            _LINKED, {"language": language, "run_id": run_id, "arm": arm, "main": MAIN_ARM}
-        )
+        found = self._rows(_LINKED, {"language": language, "run_id": run_id, "arm": arm})
         if found:
             return found[0]["fingerprint"], found[0]["run_id"], found[0]["arm"]
         rows = self._rows(

@@ -25,9 +25,13 @@ TABLES = {
     ),
     "runs": (
         "run_id VARCHAR, started VARCHAR, finished VARCHAR, config_path VARCHAR, "
-        "languages VARCHAR[], sha256 VARCHAR"
+        "main_arm VARCHAR, languages VARCHAR[], sha256 VARCHAR"
     ),
-    "run_languages": "run_id VARCHAR, language VARCHAR, status VARCHAR",
+    "run_languages": (
+        "run_id VARCHAR, language VARCHAR, status VARCHAR, error VARCHAR, promote BOOLEAN, "
+        "reasons VARCHAR[], p_value DOUBLE, champion_before VARCHAR, model VARCHAR, "
+        "version VARCHAR, tracking_run_id VARCHAR"
+    ),
     "run_artifacts": (
         "run_id VARCHAR, language VARCHAR, arm VARCHAR, kind VARCHAR, fingerprint VARCHAR"
     ),
@@ -47,18 +51,17 @@ TABLES = {
         "gap DOUBLE, capacity BIGINT, allocation BIGINT, selected BIGINT"
     ),
     "evaluations": (
-        "fingerprint VARCHAR, language VARCHAR, arm VARCHAR, adapter_sha256 VARCHAR, "
-        "base VARCHAR, n_items BIGINT, n_correct BIGINT, accuracy DOUBLE, "
-        "inputs VARCHAR, provenance VARCHAR"
+        "fingerprint VARCHAR, language VARCHAR, adapter_sha256 VARCHAR, base VARCHAR, "
+        "n_items BIGINT, n_correct BIGINT, accuracy DOUBLE, inputs VARCHAR, provenance VARCHAR"
     ),
     "samples": (
-        "fingerprint VARCHAR, position BIGINT, id VARCHAR, topic VARCHAR, cluster INTEGER, "
-        "correct BOOLEAN, predicted VARCHAR, answer VARCHAR"
+        "fingerprint VARCHAR, position BIGINT, id VARCHAR, topic VARCHAR, correct BOOLEAN, "
+        "predicted VARCHAR, answer VARCHAR"
     ),
     "decisions": (
-        "fingerprint VARCHAR, language VARCHAR, run_id VARCHAR, promote BOOLEAN, "
-        "reasons VARCHAR[], champion_before VARCHAR, version VARCHAR, p_value DOUBLE, "
-        "detail VARCHAR"
+        "fingerprint VARCHAR, language VARCHAR, promote BOOLEAN, reasons VARCHAR[], "
+        "p_value DOUBLE, n_items BIGINT, wins BIGINT, losses BIGINT, accuracy_before DOUBLE, "
+        "accuracy_after DOUBLE, detail VARCHAR"
     ),
     "drift_windows": (
         "fingerprint VARCHAR, language VARCHAR, window_start VARCHAR, window_end VARCHAR, "

@@ -90,13 +90,13 @@ def add_selection(home, language="swh_Latn", n=12, seed=0, strategy="compass"):
     return build(home, "sample", key, provenance, files, n)
 
 
-def add_evaluation(home, language="swh_Latn", arm="compass", correct=(True, False, True)):
+def add_evaluation(home, language="swh_Latn", correct=(True, False, True)):
     n = len(correct)
     items = pa.table(
         {
             "id": [f"t{row}" for row in range(n)],
             "topic": ["science"] * n,
-            "cluster": pa.array([0] * n, pa.int32()),
+            "kind": ["choices"] * n,
             "correct": list(correct),
             "predicted": ["A"] * n,
             "answer": ["B"] * n,
@@ -104,24 +104,22 @@ def add_evaluation(home, language="swh_Latn", arm="compass", correct=(True, Fals
     )
     provenance = {
         "language": language,
-        "arm": arm,
         "adapter_sha256": "cd" * 32,
         "base": "starter",
         "inputs": {},
     }
-    key = fingerprint("evaluate", language, arm, list(correct))
+    key = fingerprint("evaluate", language, list(correct))
     return build(home, "evaluate", key, provenance, {"items.parquet": items}, n)
 
 
 def add_decision(home, run_id, language="swh_Latn", promote=True):
     decision = {
         "language": language,
-        "run_id": run_id,
         "promote": promote,
         "reasons": ["p = .001"],
-        "champion_before": None,
-        "version": "1",
         "p_value": 0.001,
+        "n_items": 3,
+        "wins": 2,
     }
     key = fingerprint("decision", run_id, language)
     return build(home, "decision", key, {"language": language}, {"decision.json": decision})
@@ -145,23 +143,29 @@ def write_run(home, run_id, languages, started="2026-01-01T00:00:00Z"):
 def outcome(artifacts, arms=None):
     return {
         "status": "promoted",
-        "artifacts": {stage: ref.to_dict() for stage, ref in artifacts.items()},
+        "artifacts": {name: ref.to_dict() for name, ref in artifacts.items()},
         "arms": {
             arm: {stage: ref.to_dict() for stage, ref in refs.items()}
             for arm, refs in (arms or {}).items()
         },
-        "verdict": {"promote": True},
+        "registry": {"name": "compass.starter.swh_Latn", "version": "3", "run_id": "f" * 32},
+        "verdict": {"promote": True, "reasons": ["p = .001"], "champion": "2", "p_value": 0.001},
     }
 
 
 @pytest.fixture
 def first_run(home):
-    artifacts = {
-        "sample": add_selection(home),
-        "evaluate": add_evaluation(home),
-        "decision": add_decision(home, "run-1"),
+    arms = {
+        "all-data": {"sample": add_selection(home, seed=9, strategy="all-data")},
+        "compass": {"sample": add_selection(home), "evaluate": add_evaluation(home)},
     }
-    arms = {"random": {"sample": add_selection(home, seed=9, strategy="random")}}
+    artifacts = {
+        "sample compass": arms["compass"]["sample"],
+        "sample all-data": arms["all-data"]["sample"],
+        "evaluate compass": arms["compass"]["evaluate"],
+        "evaluate champion": add_evaluation(home, correct=(True, False, False)),
+        "decide": add_decision(home, "run-1"),
+    }
     return write_run(home, "run-1", {"swh_Latn": outcome(artifacts, arms)})
 
 
@@ -179,7 +183,7 @@ def dump(catalog):
 def test_last_selection_of_a_language_says_what_how_and_how_much(home, first_run):
     catalog = Catalog(home)
     report = catalog.extend(first_run)
-    assert (report.n_artifacts, report.n_runs, report.skipped) == (4, 1, ())
+    assert (report.n_artifacts, report.n_runs, report.skipped) == (5, 1, ())
     summary = catalog.selection_summary("swh_Latn")
     assert summary["run_id"] == "run-1"
     assert (summary["strategy"], summary["budget"], summary["n_examples"]) == ("compass", 12, 12)
@@ -237,7 +241,15 @@ def test_baseline_is_reached_by_its_arm_and_never_by_default(home, first_run):
     catalog = Catalog(home)
     catalog.extend(first_run)
     assert catalog.selection_summary("swh_Latn")["strategy"] == "compass"
-    assert catalog.selection_summary("swh_Latn", arm="random")["strategy"] == "random"
+    assert catalog.selection_summary("swh_Latn", arm="all-data")["strategy"] == "all-data"
+
+
+def test_run_that_asked_for_a_baseline_shows_that_one(home, first_run):
+    write_json(first_run, json.loads(first_run.read_text()) | {"main_arm": "all-data"})
+    catalog = Catalog(home)
+    catalog.extend(first_run)
+    assert catalog.selection_summary("swh_Latn")["strategy"] == "all-data"
+    assert catalog.source_matrix().num_rows == 3
 
 
 def test_newest_run_wins_and_an_older_one_is_reached_by_id(home, first_run):
@@ -256,14 +268,17 @@ def test_newest_run_wins_and_an_older_one_is_reached_by_id(home, first_run):
 def test_evaluations_and_decisions_come_with_run_arm_and_detail(home, first_run):
     catalog = Catalog(home)
     catalog.extend(first_run)
-    (evaluation,) = catalog.evaluations("swh_Latn")
+    champion, evaluation = catalog.evaluations("swh_Latn")
+    assert (champion["arm"], champion["n_correct"]) == ("champion", 1)
     assert (evaluation["n_items"], evaluation["n_correct"]) == (3, 2)
     assert evaluation["accuracy"] == pytest.approx(2 / 3)
     assert (evaluation["run_id"], evaluation["arm"]) == ("run-1", "compass")
     assert catalog.evaluations("swh_Latn", "run-9") == []
     (decision,) = catalog.decisions()
     assert decision["reasons"] == ["p = .001"]
-    assert decision["detail"]["version"] == "1"
+    assert (decision["champion_before"], decision["version"]) == ("2", "3")
+    assert (decision["run_id"], decision["n_items"], decision["wins"]) == ("run-1", 3, 2)
+    assert decision["detail"]["language"] == "swh_Latn"
     assert catalog.decisions("yor_Latn") == []
 
 
@@ -332,12 +347,14 @@ def test_artifact_made_again_with_other_content_replaces_its_rows(home, first_ru
     catalog = Catalog(home)
     catalog.extend(first_run)
     run = json.loads(first_run.read_text())
-    old = ArtifactRef.from_dict(run["languages"]["swh_Latn"]["artifacts"]["sample"])
+    outcome_of_run = run["languages"]["swh_Latn"]
+    old = ArtifactRef.from_dict(outcome_of_run["arms"]["compass"]["sample"])
     (home / "store" / old.path / "selected.parquet").unlink()
     selected = selected_table(6, seed=5)
     files = {"selected.parquet": selected, "clusters.parquet": cluster_table(selected)}
     new = build(home, "sample", old.fingerprint, {"language": "swh_Latn"}, files, 6)
-    run["languages"]["swh_Latn"]["artifacts"]["sample"] = new.to_dict()
+    outcome_of_run["arms"]["compass"]["sample"] = new.to_dict()
+    outcome_of_run["artifacts"]["sample compass"] = new.to_dict()
     write_json(first_run, run)
     catalog.extend(first_run)
     assert catalog.selection_summary("swh_Latn")["n_examples"] == 6
@@ -397,7 +414,7 @@ def test_damaged_artifact_is_left_out_of_a_rebuild_and_named(home, first_run):
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     report = catalog.rebuild()
-    assert report.n_artifacts == 4
+    assert report.n_artifacts == 5
     assert len(report.skipped) == 1
     assert sample.path in report.skipped[0]
     with pytest.raises(StoreError, match="E29"):
