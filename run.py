@@ -21,7 +21,11 @@ ROOT = Path(__file__).resolve().parent
 OLDEST_PYTHON = (3, 11)
 
 if sys.version_info < OLDEST_PYTHON:
-    newer = [name for name in ("python3.13", "python3.12", "python3.11") if shutil.which(name)]
+    newer = [
+        name
+        for name in ("python3.11", "python3.12", "python3.13")
+        if shutil.which(name) and not subprocess.call([name, "-c", ""], stderr=subprocess.DEVNULL)
+    ]
     sys.exit(
         f"COMPASS needs Python 3.11 or newer; this is {sys.version.split()[0]}. "
         + (f"Use {newer[0]} run.py instead." if newer else "Install one and run this again.")
