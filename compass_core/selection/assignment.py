@@ -63,6 +63,37 @@ def assign_clusters(
     return cluster_ids, distances
 
 
+def leave_one_out_distances(
+    vectors: Vectors, cluster_ids: ClusterIds, n_clusters: int
+) -> NDArray[np.float32]:
+    """Return each fit row's distance to its cluster's mean direction computed without that row.
+
+    A row that helped to place a centroid lies nearer to it than a new row of the same kind would,
+    the more so the smaller the cluster and the more dimensions. Radii made of plain distances
+    therefore shut out most of a pool that is perfectly on topic; these do not.
+
+    Args:
+        vectors: (N, d) unit norm, the rows of the fit.
+        cluster_ids: (N,) their clusters.
+        n_clusters: K.
+
+    Returns:
+        (N,) float32 in [0, 2]; rows alone in their cluster get 1, the distance of strangers.
+    """
+    own = np.asarray(vectors, dtype=np.float32)
+    sums = cluster_sums(own, cluster_ids, n_clusters).astype(np.float64)
+    squared = np.einsum("kd,kd->k", sums, sums)[cluster_ids]
+    along = np.empty(len(own))
+    for start in range(0, len(own), PRODUCT_ROWS):
+        part = slice(start, start + PRODUCT_ROWS)
+        along[part] = np.einsum("nd,nd->n", own[part], sums[cluster_ids[part]])
+    # With s the sum and x the row: x·(s − x) = x·s − 1 and |s − x|² = |s|² − 2 x·s + 1.
+    rest = squared - 2 * along + 1
+    alone = rest < SAME_POINT
+    cosine = np.where(alone, 0.0, (along - 1) / np.sqrt(np.where(alone, 1.0, rest)))
+    return np.clip(1.0 - cosine, 0.0, 2.0).astype(np.float32)
+
+
 def relevance_radii(
     fit_distances: NDArray[np.float32],
     fit_cluster_ids: ClusterIds,
@@ -74,7 +105,7 @@ def relevance_radii(
     Clusters with fewer than 5 fit rows use the quantile over all rows.
 
     Args:
-        fit_distances: (N,) distances of the fit rows to their centroid.
+        fit_distances: (N,) distances of the fit rows, best from `leave_one_out_distances`.
         fit_cluster_ids: (N,) their clusters.
         n_clusters: K.
         quantile: in [0, 1]; 0 switches the radius off (infinite everywhere).
@@ -93,6 +124,18 @@ def relevance_radii(
             radii[cluster] = np.quantile(own, quantile)
     # The floor keeps exact copies of a fit row inside, whose distance is rounding noise.
     return np.maximum(radii, np.float32(SAME_POINT))
+
+
+def cluster_sums(
+    rows: Vectors, labels: NDArray[np.integer[Any]], n_clusters: int
+) -> NDArray[np.float32]:
+    """Return (K, d) sums of the rows of each cluster."""
+    from scipy.sparse import csr_matrix
+
+    ones = np.ones(len(rows), dtype=np.float32)
+    member = csr_matrix((ones, (labels, np.arange(len(rows)))), shape=(n_clusters, len(rows)))
+    sums: NDArray[np.float32] = np.asarray(member @ rows, dtype=np.float32)
+    return sums
 
 
 def check_unit(vectors: NDArray[Any], *, first_row: int = 0) -> None:

@@ -21,11 +21,12 @@ from compass_core.selection.assignment import (
     Vectors,
     assign_clusters,
     check_unit,
+    cluster_sums,
+    leave_one_out_distances,
     relevance_radii,
 )
 from compass_core.selection.density import dbcv_score, hdbscan_labels, reduce_dimensions
 from compass_core.selection.kmeans import (
-    cluster_sums,
     kmeans_plus_plus,
     lloyd,
     silhouette_by_row,
@@ -38,6 +39,7 @@ __all__ = [
     "assign_clusters",
     "canonical_order",
     "fit_clusters",
+    "leave_one_out_distances",
     "relevance_radii",
     "silhouette_by_row",
 ]

@@ -19,6 +19,7 @@ from compass_core.selection.assignment import (
     ClusterIds,
     Vectors,
     assign_clusters,
+    cluster_sums,
 )
 
 _MAX_ITERATIONS = 50
@@ -82,18 +83,6 @@ def _update_centroids(
     if len(empty):
         updated[empty] = rows[np.argsort(-distances, kind="stable")[: len(empty)]]
     return updated.astype(np.float32)
-
-
-def cluster_sums(
-    rows: Vectors, labels: NDArray[np.integer[Any]], n_clusters: int
-) -> NDArray[np.float32]:
-    """Return (K, d) sums of the rows of each cluster."""
-    from scipy.sparse import csr_matrix
-
-    ones = np.ones(len(rows), dtype=np.float32)
-    member = csr_matrix((ones, (labels, np.arange(len(rows)))), shape=(n_clusters, len(rows)))
-    sums: NDArray[np.float32] = np.asarray(member @ rows, dtype=np.float32)
-    return sums
 
 
 def silhouette_by_row(

@@ -1,7 +1,8 @@
 """Names for clusters that a person can read: characteristic terms and nearest examples.
 
-Terms are scored by class-based TF-IDF: how often a term occurs in the cluster's texts, times
-log(1 + A / f) with A the mean number of terms per cluster and f the term's total count.
+A term scores f_k · log(f_k / f) · log(1 / f): f_k is the share of the cluster's texts that hold it,
+f the share of all texts. The first logarithm asks for what is special here, the second keeps the
+frequent words of any language away without a stop-word list.
 """
 
 from __future__ import annotations
@@ -57,10 +58,11 @@ def label_clusters(
     totals: Counter[str] = Counter()
     for count in counts:
         totals.update(count)
-    mean_size = sum(totals.values()) / max(k, 1)
+    n_texts = sum(len(rows) for rows in members)
     return [
-        " · ".join(_characteristic(count, totals, mean_size, n_terms)) or f"cluster {cluster}"
-        for cluster, count in enumerate(counts)
+        " · ".join(_characteristic(count, len(rows), totals, n_texts, n_terms))
+        or f"cluster {cluster}"
+        for cluster, (count, rows) in enumerate(zip(counts, members, strict=True))
     ]
 
 
@@ -82,20 +84,16 @@ def nearest_examples(
 
 
 def _characteristic(
-    count: Counter[str], totals: Counter[str], mean_size: float, n_terms: int
+    count: Counter[str], n_own: int, totals: Counter[str], n_texts: int, n_terms: int
 ) -> list[str]:
-    size = sum(count.values())
-    scored = sorted(
-        count,
-        key=lambda term: (
-            count[term] < 2,
-            -count[term] / size * math.log1p(mean_size / totals[term]),
-            -len(term),
-            term,
-        ),
-    )
+    def rank(term: str) -> tuple[bool, float, int, str]:
+        share = count[term] / n_own
+        idf = math.log(n_texts / totals[term])
+        score = share * (math.log(share) + idf) * idf
+        return count[term] < 2, -score, -len(term), term
+
     chosen: list[str] = []
-    for term in scored:
+    for term in sorted(count, key=rank):
         if not any(term in other or other in term for other in chosen):
             chosen.append(term)
         if len(chosen) == n_terms:

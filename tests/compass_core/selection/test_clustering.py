@@ -13,6 +13,7 @@ from compass_core.errors import DataError
 from compass_core.selection.clustering import (
     assign_clusters,
     fit_clusters,
+    leave_one_out_distances,
     relevance_radii,
     silhouette_by_row,
 )
@@ -237,3 +238,37 @@ def test_radius_of_quantile_zero_is_infinite_and_of_one_holds_every_fit_row():
 
 def test_radius_of_identical_rows_still_admits_another_copy():
     assert (relevance_radii(np.zeros(9, np.float32), np.zeros(9, np.int32), 1, 0.95) > 0).all()
+
+
+def test_leaving_a_row_out_equals_computing_the_mean_without_it():
+    vectors, groups = planted(4, 60, noise=0.4)
+    groups[7] = 4
+    found = leave_one_out_distances(vectors, groups.astype(np.int32), 5)
+    for row in range(60):
+        others = (groups == groups[row]) & (np.arange(60) != row)
+        if not others.any():
+            assert found[row] == 1.0
+            continue
+        mean = vectors[others].sum(axis=0)
+        assert found[row] == pytest.approx(1 - vectors[row] @ mean / np.linalg.norm(mean), abs=1e-5)
+
+
+def test_radii_of_left_out_rows_admit_new_rows_of_the_same_kind_at_the_stated_rate():
+    # One set of topics, small clusters, many dimensions: fit on a half, look at the other half.
+    vectors, _ = planted(20, 2000, dimension=128, noise=0.15)
+    fit, new = vectors[:400], vectors[400:]
+    clusters = fit_clusters(fit, n_clusters=(20,))
+    ids, plain = assign_clusters(fit, clusters.centroids)
+    left_out = leave_one_out_distances(fit, ids, 20)
+    new_ids, new_distances = assign_clusters(new, clusters.centroids)
+
+    def admitted(distances):
+        return (new_distances <= relevance_radii(distances, ids, 20, 0.9)[new_ids]).mean()
+
+    assert admitted(left_out) == pytest.approx(0.9, abs=0.06)
+    assert admitted(plain) < 0.75
+
+
+def test_left_out_distances_of_copies_are_zero():
+    vectors = np.repeat(unit(np.ones((1, 8))), 6, axis=0)
+    assert leave_one_out_distances(vectors, np.zeros(6, np.int32), 1) == pytest.approx(0, abs=1e-6)
