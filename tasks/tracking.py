@@ -110,20 +110,24 @@ def configure(tracking_uri: str, artifact_root: Path) -> None:
     """
     wanted = _Connection(tracking_uri, artifact_root.resolve())
     with _mutex:
-        if _connections and _connections[-1] == wanted:
-            return
-        wanted.artifact_root.mkdir(parents=True, exist_ok=True)
-        os.environ.update(_ENVIRONMENT)
-        os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
-        os.environ["MLFLOW_REGISTRY_URI"] = tracking_uri
-        for noisy in ("mlflow", "alembic", "alembic.runtime.migration"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
-        import mlflow
-
-        mlflow.set_tracking_uri(tracking_uri)
-        mlflow.set_registry_uri(tracking_uri)
-        _connections[:] = [wanted]
+        if _connections != [wanted]:
+            _switch_to(wanted)
+    # Outside the mutex but for every caller: a second thread must wait for the schema, too.
     initialise_store(tracking_uri)
+
+
+def _switch_to(wanted: _Connection) -> None:
+    wanted.artifact_root.mkdir(parents=True, exist_ok=True)
+    os.environ.update(_ENVIRONMENT)
+    os.environ["MLFLOW_TRACKING_URI"] = wanted.tracking_uri
+    os.environ["MLFLOW_REGISTRY_URI"] = wanted.tracking_uri
+    for noisy in ("mlflow", "alembic", "alembic.runtime.migration"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    import mlflow
+
+    mlflow.set_tracking_uri(wanted.tracking_uri)
+    mlflow.set_registry_uri(wanted.tracking_uri)
+    _connections[:] = [wanted]
 
 
 def initialise_store(tracking_uri: str) -> None:

@@ -171,10 +171,14 @@ def first_run(home):
 
 def dump(catalog):
     """Every table as sorted rows: two catalogs are the same when this is."""
-    return {
-        table: sorted(map(repr, catalog.query(f"SELECT * FROM {table}").to_pylist()))
-        for table in schema_of_catalog.TABLES
-    }
+
+    def read(connection):
+        return {
+            table: sorted(map(repr, connection.sql(f"FROM {table}").fetchall()))
+            for table in schema_of_catalog.TABLES
+        }
+
+    return catalog._reading(read)
 
 
 # -- answers
