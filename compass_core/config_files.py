@@ -135,14 +135,14 @@ def _apply(document: Document, overrides: Sequence[str], model: type[BaseModel])
 
 def _typed(text: str, annotation: Any) -> Any:
     """Turn an override's text into a value: text where text is wanted, else as YAML would."""
+    if annotation is str:
+        return text
     if text.startswith(("[", "{")):
         return parse_yaml(f"value: {text}", "override").values["value"]
     item = _item_type(annotation)
     if item is not None:
         parts = [part.strip() for part in text.split(",")] if text else []
         return parts if item is str else [scalar(part) for part in parts]
-    if annotation is str:
-        return text
     return scalar(text)
 
 

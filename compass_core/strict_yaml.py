@@ -121,7 +121,7 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
         plain = scalar(text) == text and isinstance(scalar(text), str)
     except ValueError:
         plain = False
-    quoted = not plain or "\n" in text or text != text.strip()
+    quoted = not plain or not text.isprintable() or text != text.strip()
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if quoted else None)
 
 

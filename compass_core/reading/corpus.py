@@ -14,7 +14,7 @@ from compass_core.config import CorpusConfig
 from compass_core.errors import DataError, LanguageError
 from compass_core.languages import canonical_language, language_name
 from compass_core.reading.mapping import Fields, Role, columns_found, find_fields
-from compass_core.reading.opening import RawCorpus, RawRow, open_source
+from compass_core.reading.opening import RawRow, open_source
 from compass_core.reading.problems import Problems, show
 from compass_core.reading.rows import RowConverter, RowError, report
 from compass_core.reading.sources import PLACEHOLDER, Source, find_source
@@ -53,9 +53,9 @@ def read_corpus(
     raw = open_source(source, notes)
     found = find_fields(config, role, raw.columns, source.name)
     notes += _ignored(raw.columns, found)
-    reader = _Reader(config, wanted, role, source, found)
+    reader = _Reader(config, wanted, role, source, found, raw.problems)
     reader.read(raw.rows(found.used))
-    reader.finish(raw, notes)
+    reader.finish(notes)
     return _table(reader.converter), notes
 
 
@@ -64,7 +64,13 @@ class _Reader:
     """Filters raw rows, converts the rest, and remembers what it left out."""
 
     def __init__(
-        self, config: CorpusConfig, language: str | None, role: Role, source: Source, found: Fields
+        self,
+        config: CorpusConfig,
+        language: str | None,
+        role: Role,
+        source: Source,
+        found: Fields,
+        bad: Problems,
     ) -> None:
         self.config = config
         self.language = language
@@ -72,7 +78,7 @@ class _Reader:
         self.source = source
         self.found = found
         self.converter = RowConverter(config, found, role, source.name)
-        self.bad = Problems(source.name)
+        self.bad = bad
         self.total = 0
         self.filtered = 0
         self.kept: Counter[str] = Counter()
@@ -111,22 +117,15 @@ class _Reader:
             except RowError as error:
                 report(error, place, self.bad)
 
-    def finish(self, raw: RawCorpus, notes: list[str]) -> None:
+    def finish(self, notes: list[str]) -> None:
         """Complain about bad rows, or count them where they may be skipped; add notes."""
-        problems = raw.problems
-        if self.config.bad_rows == "skip":
-            skipped = problems.count + self.bad.count
-            for collected in (problems, self.bad):
-                if collected.count:
-                    notes.append(
-                        f"{self.source.name}: {collected.count} rows skipped "
-                        f"({collected.summary()}); first: {collected.first()}"
-                    )
-            if skipped and not self.kept:
-                (problems if problems.count else self.bad).raise_if_any()
-        else:
-            problems.raise_if_any()
+        if self.config.bad_rows == "refuse" or not self.kept:
             self.bad.raise_if_any()
+        elif self.bad.count:
+            notes.append(
+                f"{self.source.name}: {self.bad.count} rows skipped ({self.bad.summary()}); "
+                f"first: {self.bad.first()}"
+            )
         if not self.total:
             raise DataError(f"no records: {self.source.name} - give rows", code="E03")
         if not self.kept and self._splits.total() == self.total:

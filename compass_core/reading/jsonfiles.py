@@ -122,6 +122,7 @@ def _parse_line(
     if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _too_deep(text):
         _add_depth(problems, place)
         return None
+    text = text.rstrip("\r\n")
     try:
         value = _DECODER.decode(text)
     except _FAULTS as error:

@@ -93,7 +93,7 @@ def normalised(text: str) -> str:
         >>> normalised("Ｈello,  World!") == normalised("hello world")
         True
     """
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return folded.translate(_separators()) or folded
 
 
