@@ -101,14 +101,14 @@ class _Reader:
             if self._other_fixed or (self._filters and not self._passes(row)):
                 self.filtered += 1
                 continue
-            place = f"{label}:{number}"
-            code = self._fixed or self._language_of(row, place)
+            code = self._fixed or self._language_of(row, label, number)
             if code is None:
                 continue
             if limit and self.kept[code] >= limit:
                 if self.language is not None:
                     break
                 continue
+            place = f"{label}:{number}"
             try:
                 if self.converter.add(row, code, place, self.total):
                     self.kept[code] += 1
@@ -165,13 +165,13 @@ class _Reader:
             )
         return None
 
-    def _language_of(self, row: dict[str, Any], place: str) -> str | None:
+    def _language_of(self, row: dict[str, Any], label: str, number: int) -> str | None:
         """Return the row's language when it is wanted, else None."""
         value = row.get(self.found.language)
         try:
             code = self._codes[value]
         except (KeyError, TypeError):
-            code = self._resolve_language(value, place)
+            code = self._resolve_language(value, f"{label}:{number}")
         if code is None:
             return None
         if code in self._excluded or (self.language is not None and code != self.language):

@@ -35,6 +35,7 @@ MAX_DEPTH: Final = 64
 MAX_ARRAY_BYTES: Final = 2**30
 """Largest JSON array; JSON Lines has no such limit because it is read line by line."""
 
+_SPACE: Final = " \t\r\n"
 _TOKENS: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
 
@@ -118,17 +119,20 @@ def read_json(file: DataFile, problems: Problems, notes: list[str]) -> Iterator[
 def _parse_line(
     file: DataFile, number: int, raw: bytes, text: str, problems: Problems
 ) -> Row | None:
-    place = f"{file.label}:{number}"
     if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _too_deep(text):
-        _add_depth(problems, place)
+        _add_depth(problems, f"{file.label}:{number}")
         return None
-    text = text.rstrip("\r\n")
+    text = text.strip(_SPACE)
     try:
-        value = _DECODER.decode(text)
+        value, end = _DECODER.raw_decode(text)
+        if end != len(text):
+            raise json.JSONDecodeError("Extra data", text, end)
     except _FAULTS as error:
-        _report(error, text, place, problems)
+        _report(error, text, f"{file.label}:{number}", problems)
         return None
-    return _as_row(value, place, problems)
+    if type(value) is dict:
+        return value
+    return _as_row(value, f"{file.label}:{number}", problems)
 
 
 def _report(error: Exception, text: str, place: str, problems: Problems) -> None:
