@@ -24,6 +24,7 @@ from tasks.promotion import (
     read_decision,
     register_and_promote,
     registered_name,
+    was_rolled_back,
 )
 from tasks.reporting import attempt_record
 from tasks.selection import cluster, gap_score, sample
@@ -286,21 +287,18 @@ def settle(
     arm = recipe.selection.strategy
     name = registered_name(recipe.base.model, shared.sources.base, line.language)
     champion = find_champion(line.language, name)
+    serving = champion["version"] if champion else None
     challenger = adapter_ref(arms[arm]["adapter"])
     if champion is not None and champion["adapter_sha256"] == challenger.sha256:
-        return {
-            "status": "promoted",
-            "registry": {"name": name, "version": champion["version"], "run_id": ""},
-            "verdict": {
-                "promote": True,
-                "champion": champion["version"],
-                "reasons": [f"This very adapter already serves as version {champion['version']}."],
-            },
-        }
+        return _known(name, serving, "promoted", f"This very adapter serves as version {serving}.")
+    rolled_back = was_rolled_back(line.language, name, challenger.sha256)
+    if rolled_back is not None:
+        reason = f"This very adapter was rolled back before (version {rolled_back})."
+        return _known(name, serving, "kept", reason)
     before = arms[ZERO_SHOT]["evaluate"]
     if champion is not None:
-        serving = ModelRef(champion["path"], champion["adapter_sha256"])
-        before = score(line, recipe, shared, "champion", serving)
+        adapter = ModelRef(champion["path"], champion["adapter_sha256"])
+        before = score(line, recipe, shared, "champion", adapter)
     decision = line.run(
         "decide",
         decide,
@@ -315,7 +313,7 @@ def settle(
         },
         config=recipe.promotion,
     )
-    verdict = read_decision(decision) | {"champion": champion["version"] if champion else None}
+    verdict = read_decision(decision) | {"champion": serving}
     moved = register_and_promote(
         line.language,
         name,
@@ -329,6 +327,15 @@ def settle(
         "status": moved["status"],
         "registry": {"name": name, "version": moved["version"], "run_id": moved["run_id"]},
         "verdict": verdict,
+    }
+
+
+def _known(name: str, serving: str | None, status: str, reason: str) -> dict[str, Any]:
+    """Return the outcome of an adapter that the registry has an opinion of already."""
+    return {
+        "status": status,
+        "registry": {"name": name, "version": serving, "run_id": ""},
+        "verdict": {"promote": False, "champion": serving, "reasons": [reason]},
     }
 
 

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from compass_core.config import Recipe
 from compass_core.evaluation.groups import ArmScore, score_arm
+from compass_core.evaluation.trivial import majority, string_overlap
 from compass_core.languages import language_name, script
 from compass_core.records import ArtifactRef, table_to_examples
 from compass_core.report.data import ArmResult, ClusterRow, LanguageReport, MapPoint
 from compass_core.seeding import derive_rng
-from compass_core.starter.baselines import majority, string_overlap
 from compass_core.storage import read_array, read_json, read_table
 from tasks.evaluation import covered_mask
 from tasks.settings import open_store

@@ -62,6 +62,18 @@ def find_champion(language: str, name: str) -> dict[str, str] | None:
     }
 
 
+@task(name="was-rolled-back", task_run_name="was-rolled-back-{language}", cache_policy=NO_CACHE)
+def was_rolled_back(language: str, name: str, adapter_sha256: str) -> str | None:
+    """Return the version of this very adapter that was taken out of service, or None."""
+    configure_tracking()
+    found = [
+        v.version
+        for v in registry.versions(name)
+        if v.rolled_back and v.adapter_sha256 == adapter_sha256
+    ]
+    return found[0] if found else None
+
+
 @stage("decision", 1)
 def decide(
     draft: Draft,

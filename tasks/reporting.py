@@ -218,6 +218,7 @@ def finish_run(
         "run_id": run.run_id,
         "flow": run.flow,
         "project": recipe.project,
+        "main_arm": recipe.selection.strategy,
         "started": run.started,
         "finished": page.finished,
         "prefect_flow_run_id": str(flow_run.get_id() or ""),

@@ -73,7 +73,7 @@ def _champion_fingerprints() -> set[str]:
     configure_tracking()
     pinned: set[str] = set()
     for serving in registry.list_serving():
-        for version in (serving.champion, serving.previous):
+        for version in (serving.champion, serving.previous, serving.challenger):
             if version is not None:
                 pinned |= {version.tags[tag] for tag in _LINEAGE_TAGS if tag in version.tags}
     return pinned

@@ -1,0 +1,1 @@
+"""Monitoring: windows of usage and drift, without torch."""

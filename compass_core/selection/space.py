@@ -20,6 +20,7 @@ from compass_core.selection.clustering import (
     Clusters,
     assign_clusters,
     fit_clusters,
+    leave_one_out_distances,
     relevance_radii,
 )
 
@@ -35,7 +36,7 @@ class Space:
         clusters: The fitted clusters and the curve they were chosen from.
         radii: (K,) relevance radius of each cluster.
         usage_ids: (U,) cluster of each usage prompt.
-        usage_distances: (U,) distance to its centroid.
+        usage_distances: (U,) distance to its centroid as placed without it.
         coverage_ids: (D,) cluster of each coverage example.
         pool_ids: (A,) cluster of each pool example (rows of the target language included).
         pool_distances: (A,) distance to its centroid.
@@ -100,15 +101,18 @@ def build_space(
         seed=derive_seed(seed, "cluster", language) % 2**31,
     )
     centroids = clusters.centroids
-    fit_ids, fit_distances = assign_clusters(fit, centroids)
+    fit_ids, _ = assign_clusters(fit, centroids)
+    # A row lies nearer to a centroid that it helped to place than any new row can: measured
+    # without it, the radius admits new rows at the stated rate.
+    fit_distances = leave_one_out_distances(fit, fit_ids, len(centroids))
     radii = relevance_radii(fit_distances, fit_ids, len(centroids), config.relevance_quantile)
-    usage_ids, usage_distances = assign_clusters(vectors.usage, centroids)
+    n_usage = len(vectors.usage)
     pool_ids, pool_distances = assign_clusters(vectors.pool, centroids)
     return Space(
         clusters=clusters,
         radii=radii,
-        usage_ids=usage_ids,
-        usage_distances=usage_distances,
+        usage_ids=fit_ids[:n_usage],
+        usage_distances=fit_distances[:n_usage],
         coverage_ids=_assign(vectors.coverage, centroids),
         pool_ids=pool_ids,
         pool_distances=pool_distances,
