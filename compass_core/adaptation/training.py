@@ -35,6 +35,7 @@ from compass_core.adaptation.batches import (
     truncate,
 )
 from compass_core.adaptation.checkpoints import Progress, resume_checkpoint, write_checkpoint
+from compass_core.adaptation.dropout import BitSource, use_step_dropout
 from compass_core.adaptation.forward import logits_at
 from compass_core.adaptation.rendering import Rendered, render_examples
 from compass_core.config import TrainingConfig
@@ -217,6 +218,9 @@ class _Loop:
         self.order = StepOrder(len(data.examples), config.batch_size, seed)
         self.vocab_size = int(base.model.config.get_text_config().vocab_size)
         self.extra_loss: ExtraLoss | None = None
+        self.bits = BitSource()
+        if base.device.type == "cpu":
+            use_step_dropout(model, self.bits)
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         # Fused: one call for all tensors; an adapter is many small ones.
         self.optimiser = torch.optim.AdamW(
@@ -247,7 +251,7 @@ class _Loop:
 
     def _step(self, step: int) -> dict[str, Any]:
         started = time.perf_counter()
-        torch.manual_seed(derive_seed(self.seed, "dropout", str(step)))
+        self._reseed(step)
         batches = self._batches(step)
         n_targets = sum(len(batch.targets) for batch in batches)
         loss = 0.0
@@ -274,6 +278,11 @@ class _Loop:
             "padded_tokens": sum(batch.n_padded for batch in batches),
             "seconds": time.perf_counter() - started,
         }
+
+    def _reseed(self, step: int) -> None:
+        seed = derive_seed(self.seed, "dropout", str(step))
+        torch.manual_seed(seed)
+        self.bits.reseed(seed)
 
     def _batches(self, step: int) -> list[MicroBatch]:
         return micro_batches(
