@@ -21,6 +21,7 @@ from pydantic_core import ErrorDetails
 from compass_core.config import AdaptConfig, Config
 from compass_core.errors import ConfigError, bounded_list
 from compass_core.reading.problems import show
+from compass_core.reading.sources import expand_home
 from compass_core.strict_yaml import MAX_BYTES, Document, dotted, dump_yaml, parse_yaml, scalar
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -52,8 +53,8 @@ def load_config(
     model: type[Any] = kind or AdaptConfig
     path = Path(path)
     document = parse_yaml(_read(path), path.name)
-    from_shell = _apply(document, overrides, model)
-    _resolve_paths(document, path.resolve().parent, from_shell)
+    _apply(document, overrides, model)
+    _resolve_paths(document, path.resolve().parent)
     problems = list(document.problems)
     loaded: Any = None
     try:
@@ -103,9 +104,8 @@ def _missing(path: Path) -> str:
 
 
 # --------------------------------------------------------------------------- overrides
-def _apply(document: Document, overrides: Sequence[str], model: type[BaseModel]) -> set[str]:
-    """Set overridden values in place; return the keys that came from the command line."""
-    from_shell: set[str] = set()
+def _apply(document: Document, overrides: Sequence[str], model: type[BaseModel]) -> None:
+    """Set overridden values in place."""
     for override in overrides:
         key, equals, text = override.partition("=")
         key = key.strip()
@@ -127,10 +127,7 @@ def _apply(document: Document, overrides: Sequence[str], model: type[BaseModel])
             document.problems.append(f"E42 {key}: its parent is a single value (override)")
             continue
         target[parts[-1]] = value
-        for line_path in [p for p in document.lines if dotted(p).startswith(key)]:
-            del document.lines[line_path]
-        from_shell.add(key)
-    return from_shell
+        document.overridden.add(key)
 
 
 def _typed(text: str, annotation: Any) -> Any:
@@ -189,7 +186,7 @@ def _model_of(annotation: Any, values: Any) -> type[BaseModel] | None:
 
 
 # --------------------------------------------------------------------------- paths
-def _resolve_paths(document: Document, folder: Path, from_shell: set[str]) -> None:
+def _resolve_paths(document: Document, folder: Path) -> None:
     values = document.values
     data = values.get("data")
     if isinstance(data, dict):
@@ -198,13 +195,13 @@ def _resolve_paths(document: Document, folder: Path, from_shell: set[str]) -> No
             corpus = data.get(role)
             if isinstance(corpus, dict) and isinstance(corpus.get("path"), str):
                 key = f"data.{role}.path"
-                start = Path.cwd() if key in from_shell else folder
+                start = Path.cwd() if key in document.overridden else folder
                 corpus["path"] = _corpus_path(corpus, key, start, document)
     for section, field in (("base", "model"), ("embedding", "encoder")):
         part = values.get(section)
         if isinstance(part, dict) and isinstance(part.get(field), str) and part[field]:
-            start = Path.cwd() if f"{section}.{field}" in from_shell else folder
-            local = start / Path(part[field]).expanduser()
+            start = Path.cwd() if f"{section}.{field}" in document.overridden else folder
+            local = start / expand_home(part[field])
             explicit = part[field].startswith((".", "/", "~"))
             if part[field] != "starter" and (explicit or _exists(local)):
                 part[field] = os.path.normpath(local)
@@ -227,7 +224,7 @@ def _corpus_path(corpus: Mapping[str, Any], key: str, start: Path, document: Doc
         start = Path.cwd()
     if corpus.get("format") == "hub" or "://" in filled or "\0" in filled:
         return filled
-    local = start / Path(filled).expanduser()
+    local = start / expand_home(filled)
     if not _exists(local) and _HUB_ID.fullmatch(filled) and not Path(filled).suffix:
         return filled
     return str(Path(os.path.normpath(local)))
@@ -280,7 +277,10 @@ def _without_tags(loc: Sequence[int | str], values: Any) -> tuple[int | str, ...
 
 
 def _line(path: Sequence[int | str], document: Document) -> int | None:
+    """Return the line of a key or of what holds it; None where it came from the command line."""
     for length in range(len(path), 0, -1):
+        if dotted(tuple(path[:length])) in document.overridden:
+            return None
         line = document.lines.get(tuple(path[:length]))
         if line is not None:
             return line

@@ -20,8 +20,10 @@ MAX_BYTES: Final = 2**20
 MAX_DEPTH: Final = 32
 
 _NULL: Final = frozenset({"", "~", "null", "Null", "NULL"})
-_TRUE: Final = frozenset({"true", "yes", "on"})
-_FALSE: Final = frozenset({"false", "no", "off"})
+_TRUE: Final = frozenset({"true", "yes"})
+_FALSE: Final = frozenset({"false", "no"})
+"""`on` and `off` stay words: they are values of settings, and pydantic reads them as booleans."""
+
 _INTEGER: Final = re.compile(r"[-+]?(?:0|[1-9][0-9_]*)")
 _LEADING_ZERO: Final = re.compile(r"[-+]?0[0-9_]+")
 _FLOAT: Final = re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
@@ -40,11 +42,13 @@ class Document:
         values: Plain Python values.
         lines: 1-based line of every key and list item, by path.
         problems: What is wrong inside, one message each, with its code in front.
+        overridden: Keys that were set on the command line.
     """
 
     values: dict[str, Any]
     lines: dict[Path, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    overridden: set[str] = field(default_factory=set)
 
 
 def parse_yaml(text: str, name: str) -> Document:

@@ -106,9 +106,9 @@ def find_source(config: CorpusConfig, base_folder: Path, language: str | None = 
             "a hub id such as CohereForAI/aya_dataset",
             code="E45",
         )
-    if "\0" in place or not place.strip():
-        raise DataError(f"file not found: {place[:80]!r} - give a path", code="E01")
-    path = base_folder / Path(place).expanduser()
+    if not place.strip() or not place.isprintable():
+        raise DataError(f"file not found: {place[:80]!a} - give a path", code="E01")
+    path = base_folder / expand_home(place)
     if config.format != "hub" and _exists(path):
         return _local(config, path, language)
     if config.format == "hub" or (config.format == "auto" and _looks_like_hub(place)):
@@ -123,12 +123,21 @@ def matching_files(config: CorpusConfig, base_folder: Path) -> list[DataFile]:
     if PLACEHOLDER not in config.path:
         return list(find_source(config, base_folder).files)
     pattern = re.sub(r"([*?[])", r"[\1]", config.path).replace(PLACEHOLDER, "*")
-    anchor = Path(pattern).expanduser()
+    anchor = expand_home(pattern)
     root = Path(anchor.anchor) if anchor.is_absolute() else base_folder
     found: list[DataFile] = []
     for path in sorted(root.glob(str(anchor.relative_to(anchor.anchor)))):
         found += _local(config, path, None).files
     return found
+
+
+def expand_home(text: str) -> Path:
+    """Return `text` as a path; ``~`` is the home folder where the user exists."""
+    path = Path(text)
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
 
 
 # --------------------------------------------------------------------------- local files

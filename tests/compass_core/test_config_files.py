@@ -65,6 +65,8 @@ def test_a_file_and_its_overrides_become_one_configuration(write):
         ("base.revision=1234567", "1234567"),
         ("base.revision=no", "no"),
         ("embedding.centre_languages=yes", True),
+        ("embedding.centre_languages=on", True),
+        ("clustering.script_guard=off", "off"),
         ("project=1e4", "1e4"),
         ("data.n_usage=12", 12),
     ],
@@ -87,7 +89,7 @@ def test_every_problem_is_reported_at_once_with_key_line_and_advice(write):
         "learning_rate: 1\n"
         "training: {lora_rank: 012, lora_alpha: .inf}\n"
     )
-    message = refusal(path, "seed=-1", "selction.budget=3", "budget", "base.model.x=3")
+    message = refusal(path, "seed=-1", "selction.budget=3", "budget", "selection.drw=nearest")
     for expected in (
         "cannot be used:",
         "E41 selection.bugdet: unknown key, did you mean budget? (line 3)",
@@ -100,6 +102,7 @@ def test_every_problem_is_reported_at_once_with_key_line_and_advice(write):
         "E42 seed: Input should be greater than or equal to 0 (got -1, override)",
         "E41 selction: unknown key, did you mean selection? (override)",
         "E42 override 'budget': write key=value",
+        "E41 selection.drw: unknown key, did you mean draw? (override)",
     ):
         assert expected in message
 
@@ -219,6 +222,13 @@ def test_a_files_configuration_loads_back_equal(write):
     config = load_config(write(text), overrides)
     assert config.data.pool.where == {"grade": 12}
     assert load_config(write(dump_config(config), "again.yaml")) == config
+
+
+def test_off_is_a_word_and_no_is_a_boolean(write):
+    text = "languages: [sw]\nclustering: {script_guard: off}\nembedding: {centre_languages: no}\n"
+    config = load_config(write(text))
+    assert config.clustering.script_guard == "off"
+    assert config.embedding.centre_languages is False
 
 
 def test_other_models_can_be_loaded(write):

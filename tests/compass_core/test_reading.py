@@ -3,6 +3,8 @@
 import csv
 import gzip
 import json
+import os
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +15,9 @@ from compass_core.errors import DataError
 from compass_core.reading import corpus_fingerprint, read_corpus
 from compass_core.records import EXAMPLE_SCHEMA, table_to_examples
 
+DATA = Path(
+    os.environ.get("COMPASS_TEST_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")
+)
 ROWS = [
     {"id": "a", "language": "sw", "instruction": "Habari?", "output": "Njema", "topic": "salamu"},
     {"id": "b", "language": "sw", "instruction": "2+2?", "output": "4", "topic": "hesabu"},
@@ -368,6 +373,22 @@ def test_reading_twice_gives_equal_tables_and_leaves_the_file_alone(tmp_path):
     assert read(path) == read(path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["many.jsonl"]
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no test data at {DATA} (COMPASS_TEST_DATA)")
+@pytest.mark.parametrize(
+    ("name", "role", "rows"),
+    [
+        ("exams", "test", 20540), ("global_mmlu_lite", "test", 2460), ("lcb_prompts", "usage", 1100),
+        ("mgsm", "test", 2250), ("multiq", "usage", 21600), ("vicuna_multilingual", "usage", 960),
+        ("xcopa", "test", 4800), ("xquad", "test", 2862), ("xwinograd", "test", 3961),
+    ],
+)  # fmt: skip
+def test_real_files_are_read_without_any_mapping(name, role, rows):
+    config = CorpusConfig(path=f"{name}.jsonl.gz")
+    table, _ = read_corpus(config, language=None, role=role, base_folder=DATA)
+    assert table.num_rows == rows
+    assert all(len(code) == 8 for code in table["language"].unique().to_pylist())
 
 
 # --------------------------------------------------------------------------- hub

@@ -131,6 +131,22 @@ def test_a_missing_file_lists_its_neighbours(tmp_path):
     assert "E01 file not found" in refusal(tmp_path / "no" / "such.jsonl")
 
 
+@pytest.mark.parametrize(
+    "place", ["", " ", "a\0b", "a\nE99 forged", "x" * 5000, "../" * 50 + "no.csv"]
+)
+def test_a_hostile_path_is_a_file_that_is_not_there(place, tmp_path):
+    with pytest.raises(DataError, match="E01 file not found") as caught:
+        read_corpus(CorpusConfig(path=place), language=None, role="pool", base_folder=tmp_path)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+
+
+def test_an_odd_file_name_is_only_a_name(tmp_path):
+    for name in ("a'b;c.jsonl", "100%.jsonl", "[x]*?.jsonl", "\N{GRINNING FACE}.jsonl"):
+        table, _ = read(lines(tmp_path, GOOD, name=name))
+        assert table["source"].to_pylist() == [name]
+
+
 def test_a_folder_without_data_and_a_pipe_are_refused_at_once(tmp_path):
     (tmp_path / "empty").mkdir()
     assert "E02 no data files" in refusal(tmp_path / "empty")
