@@ -49,8 +49,6 @@ logger = logging.getLogger(__name__)
 CARD_NAME = "README.md"
 PROVEN_NAMES = (WEIGHTS_NAME, CONFIG_NAME, CARD_NAME)
 FORMAT_VERSION = 1
-_PROBE_TOKENS = 16
-_PROBE_TOLERANCE = 1e-5
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
@@ -350,26 +348,3 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
             code="E30",
         )
     return state
-
-
-def compare_adapters(base: Base, first: Path, second: Path) -> float:
-    """Return the largest difference of logits between two saved adapters on fixed inputs.
-
-    Raises:
-        ModelError: E29 they differ by more than rounding; see `load_adapter` for the rest.
-    """
-    outputs = []
-    vocabulary = int(base.model.config.get_text_config().vocab_size)
-    tokens = (torch.arange(2 * _PROBE_TOKENS) * 7919 % vocabulary).reshape(2, _PROBE_TOKENS)
-    for folder in (first, second):
-        with adapted(base, folder) as model, torch.inference_mode():
-            logits = model(input_ids=tokens.to(base.device), use_cache=False).logits
-            outputs.append(logits.float().cpu())
-    gap = float((outputs[0] - outputs[1]).abs().max())
-    if not gap <= _PROBE_TOLERANCE:
-        raise ModelError(
-            f"The adapters {first.name} and {second.name} compute different logits (by {gap:.2g}). "
-            "The stored copy is not the trained one: register it again.",
-            code="E29",
-        )
-    return gap

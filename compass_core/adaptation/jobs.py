@@ -6,11 +6,13 @@ after the other loads it once.
 
 from __future__ import annotations
 
+import functools
 import json
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from compass_core.config import BaseConfig, EvaluationConfig, TrainingConfig
 from compass_core.records import Example, table_to_examples
@@ -22,6 +24,26 @@ PROGRESS_SECONDS = 0.5
 HISTORY_NAME = "history.jsonl"
 ADAPTER_FOLDER = "adapter"
 ITEMS_NAME = "items.parquet"
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_base_in_use = threading.RLock()
+
+
+def exclusive(job: Callable[P, R]) -> Callable[P, R]:
+    """Let one job of this process use the base at a time.
+
+    An adapter is put into the one base the process holds, so two threads (jobs that run inside
+    the flow's process) would see each other's.
+    """
+
+    @functools.wraps(job)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _base_in_use:
+            return job(*args, **kwargs)
+
+    return run
 
 
 class ProgressFile:
@@ -58,6 +80,7 @@ def read_examples(paths: Sequence[str]) -> list[Example]:
     return [row for path in paths for row in table_to_examples(read_table(Path(path)))]
 
 
+@exclusive
 def train_job(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Train one adapter and write it with its history.
 
@@ -119,6 +142,7 @@ def final_loss(history: Sequence[Mapping[str, Any]]) -> float:
     return sum(float(record["loss"]) for record in last) / len(last)
 
 
+@exclusive
 def evaluate_job(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Score a test set with the base or one adapter and write one row per item.
 
@@ -157,27 +181,7 @@ def evaluate_job(spec: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_adapter_job(spec: Mapping[str, Any]) -> float:
-    """Compare the logits of an adapter as trained and as stored on fixed inputs.
-
-    Args:
-        spec: base, trained_folder, stored_folder, threads (optional).
-
-    Returns:
-        The largest absolute difference, 0 when both are the same.
-
-    Raises:
-        ModelError: E29 the stored adapter is damaged or computes something else; see
-            `load_adapter` for the rest.
-    """
-    from compass_core.adaptation.adapters import compare_adapters
-    from compass_core.adaptation.bases import load_base
-
-    set_threads(spec.get("threads"))
-    base = load_base(BaseConfig.model_validate(spec["base"]))
-    return compare_adapters(base, Path(spec["trained_folder"]), Path(spec["stored_folder"]))
-
-
+@exclusive
 def generate_job(spec: Mapping[str, Any]) -> str:
     """Answer one prompt with the base or one adapter.
 

@@ -7,7 +7,6 @@ from safetensors.torch import load_file, save_file
 from compass_core.adaptation.adapters import (
     adapted,
     attach_adapter,
-    compare_adapters,
     detach_adapter,
     load_adapter,
     pick_targets,
@@ -238,15 +237,6 @@ def test_failure_inside_the_block_still_detaches(tiny_base, saved):
     with pytest.raises(KeyError), adapted(tiny_base, saved[0]):
         raise KeyError
     assert not hasattr(tiny_base.model, "peft_config")
-
-
-def test_comparison_finds_equal_and_different_adapters(tiny_base, saved, tmp_path):
-    assert compare_adapters(tiny_base, saved[0], saved[0]) == 0.0
-    other = scrambled(tiny_base, seed=5)
-    save_adapter(other, tmp_path / "other", CARD, base=tiny_base)
-    detach_adapter(other)
-    with pytest.raises(ModelError, match="different logits"):
-        compare_adapters(tiny_base, saved[0], tmp_path / "other")
 
 
 def test_base_with_a_forgotten_adapter_is_loaded_again(tiny_base_folder):

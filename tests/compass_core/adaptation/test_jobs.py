@@ -1,12 +1,11 @@
 import json
 import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
 
 from compass_core.adaptation.jobs import (
     ProgressFile,
-    check_adapter_job,
     evaluate_job,
     generate_job,
     train_job,
@@ -102,15 +101,33 @@ def test_evaluation_job_scores_the_adapter_it_is_given(spec, evaluation_spec, tm
     assert before != after
 
 
-def test_generation_and_reload_check_work_by_path(spec, tmp_path):
+def test_generation_works_by_path(spec, tmp_path):
     train_job(spec)
     folder = str(tmp_path / "out" / "adapter")
     answer = generate_job(
         {"base": spec["base"], "adapter_folder": folder, "prompt": "the sky", "max_new_tokens": 4}
     )
     assert isinstance(answer, str)
-    check = {"base": spec["base"], "trained_folder": folder, "stored_folder": folder}
-    assert check_adapter_job(check) == 0.0
+
+
+def test_jobs_in_threads_of_one_process_do_not_disturb_each_other(spec, evaluation_spec, tmp_path):
+    alone = train_job(spec | {"checkpoint_folder": None})
+    scores = evaluate_job(evaluation_spec)
+    with ThreadPoolExecutor(4) as pool:
+        trained = [
+            pool.submit(
+                train_job,
+                spec | {"out_folder": str(tmp_path / f"t{k}"), "checkpoint_folder": None},
+            )
+            for k in range(2)
+        ]
+        scored = [
+            pool.submit(evaluate_job, evaluation_spec | {"out_folder": str(tmp_path / f"e{k}")})
+            for k in range(2)
+        ]
+    hashes = {future.result()["adapter_sha256"] for future in trained}
+    assert hashes == {alone["adapter_sha256"]}
+    assert {future.result()["n_correct"] for future in scored} == {scores["n_correct"]}
 
 
 def test_progress_is_written_at_most_twice_a_second_but_always_at_the_end(tmp_path):
