@@ -495,7 +495,7 @@ def canonical_languages(value: Any) -> Any:
         ValueError: a boolean (YAML's `no`), an unknown code, or a language named twice.
     """
     if isinstance(value, str):
-        value = value.split(",")
+        value = [part.strip() for part in value.split(",")]
     if not isinstance(value, (list, tuple)):
         return value
     languages: list[str] = []

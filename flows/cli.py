@@ -7,6 +7,7 @@ Exit codes: 0 done (also when nothing was promoted), 1 a language or the run fai
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +27,7 @@ app = typer.Typer(
 EXIT_FAILED = 1
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 ConfigArgument = Annotated[Path, typer.Argument(help="YAML configuration (see configs/).")]
 Overrides = Annotated[
@@ -215,6 +217,8 @@ def doctor() -> None:
 def main() -> None:
     """Run the command line: one clear message for wrong input, a traceback only with --debug."""
     prepare_environment()
+    # Python ends on SIGTERM without cleaning up, which would leave a temporary server behind.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(EXIT_TERMINATED))
     debug = "--debug" in sys.argv
     try:
         app()

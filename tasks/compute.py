@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import multiprocessing
+import os
 import queue
 import threading
 import uuid
@@ -21,6 +22,7 @@ from typing import Any
 
 from compass_core.config import ExecutionConfig
 from compass_core.errors import TransientError
+from compass_core.orphans import exit_with_parent
 from compass_core.storage import read_json
 from tasks.progress import beat
 from tasks.settings import compass_home
@@ -78,7 +80,10 @@ class TrainerPool:
     def _executor(self, slot: int) -> ProcessPoolExecutor:
         if slot not in self._executors:
             self._executors[slot] = ProcessPoolExecutor(
-                max_workers=1, mp_context=multiprocessing.get_context("spawn")
+                max_workers=1,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=exit_with_parent,
+                initargs=(os.getpid(),),
             )
         return self._executors[slot]
 
@@ -101,6 +106,8 @@ def _finished(future: Future[dict[str, Any]]) -> bool:
 
 _pool: TrainerPool | None = None
 _pool_guard = threading.Lock()
+_in_process = threading.Lock()
+"""One job at a time may use the base model of this process."""
 
 
 def _shared_pool(slots: int) -> TrainerPool:
@@ -140,7 +147,8 @@ def run_job(
     spec = spec | {"threads": execution.threads_per_trainer, "progress_path": str(progress_path)}
     try:
         if execution.trainers == 0:
-            return job(spec)
+            with _in_process:
+                return job(spec)
         pool = _shared_pool(execution.trainers)
         return pool.run(job, spec, lambda: _report(progress_path, language, stage))
     finally:

@@ -131,6 +131,14 @@ def ingest(
 def _starter_rows(language: str, role: str, data: StarterData, seed: int) -> pa.Table:
     if role == "pool":
         return examples_to_table(starter.build_pool())
+    if language not in starter.STARTER_LANGUAGES:
+        near = ", ".join(language_name(code) for code in starter.STARTER_LANGUAGES[:8])
+        raise DataError(
+            f"The starter's corpus has no {language_name(language)} ({language}). It has "
+            f"{len(starter.STARTER_LANGUAGES)} languages ({near}, …). Choose one of them, or bring "
+            "your own data with `data.kind: files`.",
+            code="E51",
+        )
     split = starter.build_language(
         language,
         seed=seed,
@@ -166,6 +174,8 @@ def check_corpora(
             f"{language}). Add data of other languages to `data.pool`.",
             code="E51",
         )
+    # Pool rows that repeat a test item are taken out before the draw (see `gap_score`), so they
+    # need no complaint here; in the user's own coverage they would be trained on.
     notes = check_overlap(usage=tables[0], coverage=tables[1], test=tables[2])
     draft.rows = len(notes)
     write_json(draft.folder / "notes.json", notes)

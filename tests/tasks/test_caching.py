@@ -1,0 +1,170 @@
+"""Stages: keys from content, artefacts that are believed only while they are whole."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from prefect import flow
+
+from compass_core.config import EmbeddingConfig, ExecutionConfig, TrainingConfig
+from compass_core.errors import DataError, TransientError
+from compass_core.records import ArtifactRef
+from compass_core.storage import read_json, write_json
+from tasks.caching import FlockLockManager, ModelRef, as_ref, key_value, stage, stage_key
+from tasks.settings import open_store
+
+CALLS = []
+
+
+@stage("toy", 1)
+def toy(draft, language, number):
+    CALLS.append(number)
+    write_json(draft.folder / "number.json", number)
+
+
+@stage("flaky", 1)
+def flaky(draft, number):
+    CALLS.append(number)
+    if CALLS.count(number) < 2:
+        raise TransientError("not yet")
+    write_json(draft.folder / "number.json", number)
+
+
+@stage("refuses", 1)
+def refuses(draft, number):
+    CALLS.append(number)
+    raise DataError("the file is empty")
+
+
+@pytest.fixture(autouse=True)
+def no_calls(home):
+    CALLS.clear()
+
+
+def result_of(task, *args):
+    @flow(name="one-result")
+    def one():
+        return task(*args)
+
+    return as_ref(one())
+
+
+def ref(sha256):
+    return ArtifactRef("toy", "f" * 32, "toy/" + "f" * 32, sha256, 1)
+
+
+def test_key_follows_content_and_ignores_places():
+    here, there = ref("a" * 64), ArtifactRef("toy", "0" * 32, "elsewhere", "a" * 64, 9)
+    assert key_value(here) == key_value(there)
+    assert key_value(here) != key_value(ref("b" * 64))
+    assert key_value(ModelRef("/x", "sha")) == key_value(ModelRef("/y", "sha"))
+
+
+def test_key_ignores_what_cannot_change_a_result():
+    assert key_value(ExecutionConfig(trainers=0)) == key_value(ExecutionConfig(trainers=7))
+    small, large = EmbeddingConfig(batch_size=1), EmbeddingConfig(batch_size=512)
+    assert key_value(small) == key_value(large)
+    assert key_value(EmbeddingConfig(prefix="query: ")) != key_value(small)
+
+
+def test_learning_rate_changes_the_key_of_training_alone():
+    before, after = TrainingConfig(), TrainingConfig(learning_rate=1e-3)
+    assert stage_key("adapter-train", 1, {"config": before}, ()) != stage_key(
+        "adapter-train", 1, {"config": after}, ()
+    )
+
+
+def test_stage_version_and_name_are_part_of_the_key():
+    keys = {stage_key(k, v, {"x": 1}, ()) for k, v in [("a", 1), ("a", 2), ("b", 1)]}
+    assert len(keys) == 3
+
+
+def test_object_without_a_fingerprint_cannot_enter_a_key():
+    with pytest.raises(TypeError, match="fingerprint"):
+        key_value(Path("/tmp"))
+
+
+@pytest.mark.usefixtures("prefect_backend")
+def test_second_call_is_cached_and_another_argument_is_not():
+    first, second = result_of(toy, "swh_Latn", 1), result_of(toy, "swh_Latn", 1)
+    other = result_of(toy, "swh_Latn", 2)
+    assert first == second
+    assert first != other
+    assert CALLS == [1, 2]
+
+
+@pytest.mark.usefixtures("prefect_backend")
+@pytest.mark.parametrize("damage", ["delete", "truncate"])
+def test_damaged_artefact_is_made_again(damage):
+    made = result_of(toy, "swh_Latn", 3)
+    path = open_store().root / made.path / "number.json"
+    if damage == "delete":
+        path.unlink()
+    else:
+        path.write_bytes(b"")
+    again = result_of(toy, "swh_Latn", 3)
+    assert again.sha256 == made.sha256
+    assert read_json(open_store().folder(again) / "number.json") == 3
+    assert CALLS == [3, 3]
+
+
+@pytest.mark.usefixtures("prefect_backend")
+def test_garbage_in_prefects_record_costs_nothing_but_a_look():
+    made = result_of(toy, "swh_Latn", 4)
+    for record in (open_store().root / "keys").iterdir():
+        record.write_bytes(b"\x00garbage")
+    assert result_of(toy, "swh_Latn", 4) == made
+    assert CALLS == [4], "the artefact was still there"
+
+
+@pytest.mark.usefixtures("prefect_backend")
+def test_same_key_at_once_runs_once():
+    @flow(name="many")
+    def many():
+        futures = [toy.submit("swh_Latn", 5) for _ in range(4)]
+        return [future.result() for future in futures]
+
+    results = many()
+    assert all(result == results[0] for result in results)
+    assert CALLS == [5]
+
+
+@pytest.mark.usefixtures("prefect_backend")
+def test_transient_failure_is_retried_and_wrong_input_is_not(monkeypatch):
+    quick = flaky.with_options(retry_delay_seconds=0)
+    assert read_json(open_store().folder(result_of(quick, 6)) / "number.json") == 6
+    assert CALLS == [6, 6]
+
+    @flow(name="refused")
+    def refused():
+        return refuses(7)
+
+    with pytest.raises(DataError, match="empty"):
+        refused()
+    assert CALLS == [6, 6, 7]
+    assert open_store().refs("refuses") == []
+
+
+def test_lock_of_a_killed_process_is_free_at_once(home, tmp_path):
+    script = textwrap.dedent(
+        """
+        import os, signal, sys
+        from tasks.caching import FlockLockManager
+        FlockLockManager().acquire_lock("key", "other")
+        print("held", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    holder = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=os.environ, check=False
+    )
+    assert holder.stdout == "held\n"
+    manager = FlockLockManager()
+    assert manager.acquire_lock("key", "me", acquire_timeout=1)
+    assert manager.is_lock_holder("key", "me")
+    assert not FlockLockManager()._try("key", "someone else")
+    manager.release_lock("key", "me")
+    assert not manager.is_locked("key")
