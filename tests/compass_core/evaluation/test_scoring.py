@@ -16,7 +16,7 @@ from compass_core.adaptation.adapters import attach_adapter, detach_adapter, sav
 from compass_core.adaptation.rendering import encode_prompts, encode_responses
 from compass_core.config import EvaluationConfig, TrainingConfig
 from compass_core.errors import DataError
-from compass_core.evaluation import scoring
+from compass_core.evaluation import choices
 from compass_core.evaluation.scoring import (
     answers_match,
     evaluate_items,
@@ -68,7 +68,7 @@ def test_scores_equal_a_plain_loop_whatever_the_batch(
     tiny_base, items, monkeypatch, batch_tokens, branches
 ):
     if not branches:
-        monkeypatch.setattr(scoring, "_takes_branches", lambda model: False)
+        monkeypatch.setattr(choices, "_takes_branches", lambda model: False)
     expected = one_by_one(tiny_base.model, tiny_base.tokenizer, items)
     found = score_choices(tiny_base.model, tiny_base.tokenizer, items, batch_tokens=batch_tokens)
     assert flat(found) == pytest.approx(flat(expected), abs=1e-4)
@@ -105,13 +105,13 @@ def test_other_architectures_equal_a_plain_loop(items, tiny_base):
 
 
 def test_branches_that_do_not_agree_are_not_used(tiny_base, items, monkeypatch):
-    genuine = scoring._branch_inputs
+    genuine = choices._branch_inputs
 
     def wrong_positions(rows, width, model):
         inputs = genuine(rows, width, model)
         return inputs | {"position_ids": inputs["position_ids"] + torch.arange(width)}
 
-    monkeypatch.setattr(scoring, "_branch_inputs", wrong_positions)
+    monkeypatch.setattr(choices, "_branch_inputs", wrong_positions)
     expected = one_by_one(tiny_base.model, tiny_base.tokenizer, items)
     found = score_choices(tiny_base.model, tiny_base.tokenizer, items)
     assert flat(found) == pytest.approx(flat(expected), abs=1e-4)
