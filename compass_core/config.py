@@ -12,6 +12,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -19,6 +20,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from compass_core.errors import LanguageError
 from compass_core.languages import canonical_language
@@ -437,6 +440,21 @@ class Recipe(Config):
 
     execution: ExecutionConfig = ExecutionConfig()
     """Parallelism."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Shape the schema for forms: what must be said first, and unions as a choice."""
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        properties = schema["properties"]
+        first = [name for name in ("languages", "language", "seeds") if name in properties]
+        schema["properties"] = {n: properties[n] for n in (*first, *properties)}
+        data = schema["properties"]["data"]
+        data.pop("discriminator", None)
+        if "oneOf" in data:
+            data["anyOf"] = data.pop("oneOf")
+        return schema
 
     @model_validator(mode="after")
     def _steps_in_order(self) -> Self:

@@ -106,8 +106,6 @@ def _finished(future: Future[dict[str, Any]]) -> bool:
 
 _pool: TrainerPool | None = None
 _pool_guard = threading.Lock()
-_in_process = threading.Lock()
-"""One job at a time may use the base model of this process."""
 
 
 def _shared_pool(slots: int) -> TrainerPool:
@@ -147,8 +145,7 @@ def run_job(
     spec = spec | {"threads": execution.threads_per_trainer, "progress_path": str(progress_path)}
     try:
         if execution.trainers == 0:
-            with _in_process:
-                return job(spec)
+            return job(spec)
         pool = _shared_pool(execution.trainers)
         return pool.run(job, spec, lambda: _report(progress_path, language, stage))
     finally:

@@ -43,6 +43,7 @@ def evaluate(
         "language": language,
         "adapter_sha256": adapter.sha256 if adapter else "",
         "base": base.sha256,
+        "seconds": facts.pop("seconds"),  # equal scores give equal files
     }
     write_json(draft.folder / "metrics.json", facts)
 

@@ -52,6 +52,7 @@ def train_adapter(
     stage_name = f"adapter-train {strategy}".strip()
     facts = run_job(train_job, spec, execution, language=language, stage=stage_name)
     draft.rows = int(facts["steps"])
+    draft.provenance["seconds"] = facts.pop("seconds")  # equal trainings give equal files
     write_json(draft.folder / "training.json", facts)
     shutil.rmtree(checkpoints, ignore_errors=True)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from compass_core.adaptation.jobs import set_threads
+from compass_core.adaptation.jobs import exclusive, set_threads
 from compass_core.config import BaseConfig
 from compass_core.errors import ModelError
 
@@ -15,6 +15,7 @@ _N_INPUTS = 3
 _INPUT_TOKENS = 12
 
 
+@exclusive
 def check_adapter_job(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Load the trained and the stored adapter and compare their logits on fixed inputs.
 
