@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.states import State
+from prefect.client.schemas.objects import State
 
 from compass_core.config import AdaptLanguageConfig
 from flows.language_dag import adapt, prepare_shared

@@ -7,7 +7,7 @@ from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.states import State
+from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from compass_core.config import AdaptConfig
@@ -32,7 +32,8 @@ def adapt_languages(config: AdaptConfig) -> State[Any]:
     """
     run = start_run("adapt-languages", config)
     shared = prepare_shared(config, str(Path.cwd()))
-    with ThreadPoolTaskRunner(max_workers=config.execution.max_parallel) as runner:
+    pool: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(config.execution.max_parallel)
+    with pool as runner:
         futures = {
             language: runner.submit(
                 adapt_one, {"language": language, "config": config, "shared": shared}

@@ -7,7 +7,7 @@ from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.states import State
+from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from compass_core.config import StudyConfig
@@ -28,7 +28,8 @@ def compare_strategies(config: StudyConfig) -> State[Any]:
     """Compare selection strategies; re-running continues where it stopped."""
     run = start_run("compare-strategies", config)
     shared = prepare_shared(config, str(Path.cwd()))
-    with ThreadPoolTaskRunner(max_workers=config.execution.max_parallel) as runner:
+    pool: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(config.execution.max_parallel)
+    with pool as runner:
         futures = {
             (language, seed): runner.submit(
                 study_cell,

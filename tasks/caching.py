@@ -8,6 +8,7 @@ whose artefact is gone is a miss, and a body that finds its artefact already the
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import importlib.metadata
@@ -21,11 +22,13 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, cast
 
 import anyio.to_thread
-from prefect import Task, task
+from prefect import Task, get_run_logger
 from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.context import TaskRunContext
+from prefect.exceptions import MissingContextError
 from prefect.filesystems import LocalFileSystem
 from prefect.locking.protocol import LockManager
+from prefect.runtime import task_run
 from prefect.transactions import IsolationLevel
 
 from compass_core.config import Config
@@ -227,6 +230,7 @@ def stage(
                 with store.build(kind, key, provenance) as draft:
                     body(draft, *args, **kwargs)
                 found = store.put(kind, key, draft)
+                _log(found)
             return found.to_dict()
 
         run.__signature__ = public  # type: ignore[attr-defined]
@@ -240,11 +244,10 @@ def stage(
             isolation_level=IsolationLevel.SERIALIZABLE,
             lock_manager=FlockLockManager(),
         )
-        name_of_run = f"{kind}-{{language}}" if "language" in public.parameters else kind
-        return task(
-            run,
+        made: Task[P, dict[str, Any]] = Task(
+            fn=cast(Callable[P, dict[str, Any]], run),
             name=kind,
-            task_run_name=name_of_run,
+            task_run_name=_name_of_run,
             cache_policy=policy,
             persist_result=True,
             result_serializer="json",
@@ -252,8 +255,24 @@ def stage(
             retry_delay_seconds=RETRY_DELAYS_SECONDS,
             retry_condition_fn=retry_if_transient,
         )
+        return made
 
     return decorate
+
+
+def _log(made: ArtifactRef) -> None:
+    with contextlib.suppress(MissingContextError):  # a stage called outside of any run
+        get_run_logger().info(
+            "%s: %d rows, %.1f kB in store/%s", made.kind, made.rows, made.bytes / 1000, made.path
+        )
+
+
+def _name_of_run() -> str:
+    """Return what the interface calls this task run: stage, part and language."""
+    given = task_run.parameters
+    part = given.get("role") or getattr(given.get("config"), "strategy", "")
+    words = (task_run.task_name, part, given.get("language") or "all languages")
+    return " ".join(str(word) for word in words if word)
 
 
 def as_ref(value: Mapping[str, Any]) -> ArtifactRef:

@@ -17,7 +17,7 @@ from compass_core.config import CorpusConfig, Recipe, StarterData
 from compass_core.embedding import encoder_fingerprint
 from compass_core.errors import DataError
 from compass_core.languages import language_name
-from compass_core.reading import check_overlap, corpus_fingerprint, read_corpus
+from compass_core.reading import Role, check_overlap, corpus_fingerprint, read_corpus
 from compass_core.records import EXAMPLE_SCHEMA, ArtifactRef, examples_to_table
 from compass_core.storage import (
     Draft,
@@ -100,7 +100,7 @@ def _content(corpus: CorpusConfig | StarterData | None, base_folder: Path) -> st
 def ingest(
     draft: Draft,
     language: str,
-    role: str,
+    role: Role,
     corpus: CorpusConfig | StarterData | None,
     content: ModelRef,
     seed: int,

@@ -15,7 +15,7 @@ from compass_core.evaluation.groups import ArmScore, score_arm
 from compass_core.evaluation.trivial import majority, string_overlap
 from compass_core.languages import language_name, script
 from compass_core.records import ArtifactRef, table_to_examples
-from compass_core.report.data import ArmResult, ClusterRow, LanguageReport, MapPoint
+from compass_core.report.data import ArmResult, ClusterRow, LanguageReport, MapPoint, Role
 from compass_core.seeding import derive_rng
 from compass_core.storage import read_array, read_json, read_table
 from tasks.evaluation import covered_mask
@@ -163,7 +163,7 @@ def _points(refs: Mapping[str, ArtifactRef], selection: ArtifactRef) -> list[Map
     points = []
     for row in read_table(_folder(refs["cluster"]) / "map.parquet").to_pylist():
         taken = row["role"] == "pool" and row["row"] in chosen
-        role = "selected" if taken else row["role"]
+        role: Role = "selected" if taken else row["role"]
         points.append(MapPoint(x=row["x"], y=row["y"], role=role, cluster=row["cluster"]))
     return points
 

@@ -81,15 +81,18 @@ def _language_rows(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[
             continue
         chosen = [_selected_ids(outcome) for outcome in outcomes]
         before, after = (_accuracy(outcome) for outcome in outcomes)
-        known = before is not None and after is not None
+        accuracy = change = "–"
+        if before is not None and after is not None:
+            accuracy = f"{before:.1%} → {after:.1%}"
+            change = f"{100 * (after - before):+.1f}"
         rows.append(
             (
                 language_name(language),
                 len(chosen[0] & chosen[1]),
                 len(chosen[0] - chosen[1]),
                 len(chosen[1] - chosen[0]),
-                f"{before:.1%} → {after:.1%}" if known else "–",
-                f"{100 * (after - before):+.1f}" if known else "–",
+                accuracy,
+                change,
             )
         )
     return rows
@@ -107,4 +110,4 @@ def _accuracy(outcome: Mapping[str, Any]) -> float | None:
         return None
     folder = open_store().folder(ArtifactRef.from_dict(found))
     correct = read_table(folder / "items.parquet", ["correct"])["correct"].to_pylist()
-    return sum(correct) / len(correct)
+    return float(sum(correct) / len(correct))

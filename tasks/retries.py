@@ -10,7 +10,7 @@ from prefect.tasks import Task
 from compass_core.errors import TransientError
 
 RETRIES = 2
-RETRY_DELAYS_SECONDS = [2, 20]
+RETRY_DELAYS_SECONDS = [2.0, 20.0]
 
 
 def retry_if_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
