@@ -18,6 +18,7 @@ from tasks.reporting import finish_run, publish_language, start_run
 def adapt_language(config: AdaptLanguageConfig) -> State[Any]:
     """Select data, train an adapter and promote it if it is better, for one language."""
     run = start_run("adapt-language", config)
-    outcome = adapt(config.language, config, prepare_shared(config, str(Path.cwd())))
+    shared = prepare_shared(config, str(Path.cwd()), [(config.language, config.seed)])
+    outcome = adapt(config.language, config, shared)
     publish_language(outcome, config)
     return run_state(finish_run(run, config, {config.language: outcome}))

@@ -31,7 +31,8 @@ def adapt_languages(config: AdaptConfig) -> State[Any]:
     Ends as Completed, CompletedWithFailures (some languages failed) or Failed (all did).
     """
     run = start_run("adapt-languages", config)
-    shared = prepare_shared(config, str(Path.cwd()))
+    cells = [(language, config.seed) for language in config.languages]
+    shared = prepare_shared(config, str(Path.cwd()), cells)
     pool: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(config.execution.max_parallel)
     with pool as runner:
         futures = {
@@ -40,5 +41,5 @@ def adapt_languages(config: AdaptConfig) -> State[Any]:
             )
             for language in config.languages
         }
-        outcomes = collect(futures)
+        outcomes = collect(futures, shared.refused)
     return run_state(finish_run(run, config, outcomes))

@@ -228,7 +228,7 @@ def main() -> None:
         from flows.terminal import ERR
 
         ERR.print(f"[bold red]{type(error).__name__}[/]", end=" ")
-        ERR.print(str(error), markup=False, highlight=False)
+        ERR.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(EXIT_INPUT if isinstance(error, InputError) else EXIT_FAILED)
     except Exception as error:
         if debug:

@@ -27,7 +27,8 @@ def study_cell(language: str, seed: int, config: StudyConfig, shared: Shared) ->
 def compare_strategies(config: StudyConfig) -> State[Any]:
     """Compare selection strategies; re-running continues where it stopped."""
     run = start_run("compare-strategies", config)
-    shared = prepare_shared(config, str(Path.cwd()))
+    grid = [(language, seed) for seed in config.seeds for language in config.languages]
+    shared = prepare_shared(study_recipe(config, config.seeds[0]), str(Path.cwd()), grid)
     pool: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(config.execution.max_parallel)
     with pool as runner:
         futures = {
@@ -35,9 +36,8 @@ def compare_strategies(config: StudyConfig) -> State[Any]:
                 study_cell,
                 {"language": language, "seed": seed, "config": config, "shared": shared},
             )
-            for seed in config.seeds
-            for language in config.languages
+            for language, seed in grid
         }
-        cells = collect(futures)
+        cells = collect(futures, shared.refused)
     outcomes = main_outcomes(config, cells)
     return run_state(finish_run(run, config, outcomes, study_report(config, cells)))

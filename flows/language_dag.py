@@ -7,7 +7,7 @@ promote ◄─ decide ◄─┘
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +15,10 @@ from compass_core.config import Recipe, SelectionConfig
 from compass_core.records import ArtifactRef
 from tasks.caching import ModelRef, as_ref
 from tasks.embedding import embed
+from tasks.estimating import estimate_language
 from tasks.evaluation import evaluate, locate
 from tasks.ingestion import Sources, check_corpora, check_sources, corpus_config, ingest
+from tasks.preflight import all_refused, budget_check
 from tasks.progress import beat
 from tasks.promotion import (
     decide,
@@ -30,6 +32,8 @@ from tasks.reporting import attempt_record
 from tasks.selection import cluster, gap_score, sample
 from tasks.training import adapter_ref, train_adapter
 
+Cell = tuple[str, int]
+"""A language and a seed."""
 ZERO_SHOT = "zero-shot"
 ARM_STAGES = ("sample", "adapter-train", "evaluate")
 
@@ -42,11 +46,15 @@ class Shared:
         sources: Where data and models are, and their fingerprints.
         pool: Rows of the pool.
         pool_vectors: Their embeddings.
+        corpora: By language and seed, the artefacts of its own corpora.
+        refused: By language and seed, why its corpora cannot be used.
     """
 
     sources: Sources
     pool: ArtifactRef
     pool_vectors: ArtifactRef
+    corpora: Mapping[Cell, Mapping[str, ArtifactRef]]
+    refused: Mapping[Cell, Exception]
 
 
 @dataclass
@@ -72,8 +80,15 @@ class Line:
         return ref
 
 
-def prepare_shared(recipe: Recipe, base_folder: str) -> Shared:
-    """Check the sources, then read and embed the pool once for all languages."""
+def prepare_shared(recipe: Recipe, base_folder: str, cells: Sequence[Cell]) -> Shared:
+    """Check everything that can be wrong, then embed the pool once for all languages.
+
+    Every corpus of every language is read before anything expensive starts. A language whose
+    corpora cannot be used is kept as refused and stops nobody else.
+
+    Raises:
+        InputError: a source that all languages need cannot be used, or no language can be adapted.
+    """
     sources = check_sources(recipe, base_folder)
     line = Line("")
     pool = line.run(
@@ -85,6 +100,20 @@ def prepare_shared(recipe: Recipe, base_folder: str) -> Shared:
         content=sources.corpora["pool"],
         seed=0,
     )
+    budget_fits = budget_check(recipe, pool)
+    corpora: dict[Cell, Mapping[str, ArtifactRef]] = {}
+    refused: dict[Cell, Exception] = {}
+    for language, seed in cells:
+        own = Line(language)
+        try:
+            ingest_language(own, recipe.model_copy(update={"seed": seed}), sources, pool)
+            budget_fits(language)
+            corpora[language, seed] = own.artifacts
+        except Exception as error:
+            refused[language, seed] = error
+            beat(language, "corpora", "failed", detail=str(error))
+    if not corpora:
+        raise all_refused(refused)
     vectors = line.run(
         "embed",
         embed,
@@ -94,7 +123,7 @@ def prepare_shared(recipe: Recipe, base_folder: str) -> Shared:
         config=recipe.embedding,
         execution=recipe.execution,
     )
-    return Shared(sources, pool, vectors)
+    return Shared(sources, pool, vectors, corpora, refused)
 
 
 def adapt(language: str, recipe: Recipe, shared: Shared, *, promote: bool = True) -> dict[str, Any]:
@@ -106,9 +135,10 @@ def adapt(language: str, recipe: Recipe, shared: Shared, *, promote: bool = True
         shared: Pool and models.
         promote: Whether the registry is asked at all (a study never registers).
     """
-    line = Line(language)
+    if (language, recipe.seed) in shared.refused:
+        raise shared.refused[language, recipe.seed]
+    line = Line(language, dict(shared.corpora[language, recipe.seed]))
     dry_run = recipe.execution.dry_run
-    ingest_language(line, recipe, shared)
     place(line, recipe, shared)
     arms: dict[str, dict[str, Any]] = {}
     strategies = dict.fromkeys((*recipe.baselines, recipe.selection.strategy))
@@ -126,7 +156,14 @@ def adapt(language: str, recipe: Recipe, shared: Shared, *, promote: bool = True
         "seed": recipe.seed,
         "arms": {name: _plain(arm) for name, arm in arms.items()},
     }
-    if promote and not dry_run:
+    if dry_run:
+        outcome["estimate"] = estimate_language(
+            line.artifacts["coverage"],
+            line.artifacts[f"sample {recipe.selection.strategy}"],
+            shared.sources.base,
+            recipe.training,
+        )
+    elif promote:
         outcome |= settle(line, recipe, shared, arms)
     return outcome | {
         "artifacts": _plain(own_artifacts(line, recipe.selection.strategy)),
@@ -146,7 +183,7 @@ def own_artifacts(line: Line, main: str) -> dict[str, ArtifactRef]:
     return found
 
 
-def ingest_language(line: Line, recipe: Recipe, shared: Shared) -> None:
+def ingest_language(line: Line, recipe: Recipe, sources: Sources, pool: ArtifactRef) -> None:
     """Read usage, coverage and test set, and check them against each other."""
     for role in ("usage", "coverage", "test"):
         line.run(
@@ -155,7 +192,7 @@ def ingest_language(line: Line, recipe: Recipe, shared: Shared) -> None:
             language=line.language,
             role=role,
             corpus=corpus_config(recipe, role),
-            content=shared.sources.corpora[role],
+            content=sources.corpora[role],
             seed=recipe.seed,
         )
     line.run(
@@ -165,7 +202,7 @@ def ingest_language(line: Line, recipe: Recipe, shared: Shared) -> None:
         usage=line.artifacts["usage"],
         coverage=line.artifacts["coverage"],
         test=line.artifacts["test"],
-        pool=shared.pool,
+        pool=pool,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from prefect.client.schemas.objects import State
@@ -16,17 +16,23 @@ Key = TypeVar("Key", str, tuple[str, int])
 COMPLETED_WITH_FAILURES = "CompletedWithFailures"
 
 
-def collect(futures: Mapping[Key, PrefectFuture[Any]]) -> dict[Key, dict[str, Any]]:
+def collect(
+    futures: Mapping[Key, PrefectFuture[Any]], refused: Collection[tuple[str, int]] = ()
+) -> dict[Key, dict[str, Any]]:
     """Wait for every language; a failure becomes that language's outcome and nobody else's.
 
-    Keys are languages, or (language, seed) pairs.
+    Args:
+        futures: By language, or by language and seed.
+        refused: Languages and seeds whose failure was reported when it was found.
     """
+    told = {language for language, _seed in refused}
     outcomes: dict[Key, dict[str, Any]] = {}
     for key, future in futures.items():
         found = future.result(raise_on_failure=False)
         if isinstance(found, BaseException):
             language = key if isinstance(key, str) else key[0]
-            beat(language, "adapt", "failed", detail=str(found))
+            if language not in told:
+                beat(language, "adapt", "failed", detail=str(found))
             found = failed_outcome(language, found)
         outcomes[key] = found
     return outcomes

@@ -71,7 +71,11 @@ def _run(flow: Any, config: AdaptConfig, n_steps: int) -> int:
             raise failure
         ERR.print(f"The flow ended as {state.name}: {state.message}", markup=False)
         return 1
-    OUT.print((runs_folder() / run_id / "summary.txt").read_text(encoding="utf-8"), markup=False)
+    OUT.print(
+        (runs_folder() / run_id / "summary.txt").read_text(encoding="utf-8"),
+        markup=False,
+        soft_wrap=True,
+    )
     return exit_code(read_run(run_id))
 
 

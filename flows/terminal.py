@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import sys
 import threading
 import time
@@ -17,6 +19,7 @@ from tasks.progress import Beat, watch
 OUT = Console()
 ERR = Console(stderr=True)
 SHARED = "Pool"
+_RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 
 
 @contextlib.contextmanager
@@ -27,12 +30,20 @@ def follow(languages: tuple[str, ...], n_steps: int) -> Iterator[None]:
         languages: Canonical codes.
         n_steps: Steps of one language, over all its seeds.
     """
+    if not os.environ.get("COMPASS_DEBUG"):
+        _keep_run_logs_out()
     if sys.stdout.isatty():
         with _bars(languages, n_steps):
             yield
     else:
         with _lines():
             yield
+
+
+def _keep_run_logs_out() -> None:
+    """Leave the logs of runs to the Prefect interface; failures are said once, by ourselves."""
+    for name in _RUN_LOGGERS:
+        logging.getLogger(name).propagate = False
 
 
 @contextlib.contextmanager
@@ -86,6 +97,7 @@ def _lines() -> Iterator[None]:
             f"{elapsed:6.1f} s  {name:<14} {beat.stage} {mark} {beat.detail}".rstrip(),
             highlight=False,
             markup=False,
+            soft_wrap=True,
         )
 
     stop = watch(show)

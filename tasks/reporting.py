@@ -214,6 +214,7 @@ def finish_run(
         confidence=recipe.evaluation.confidence,
         main_arm=recipe.selection.strategy,
     )
+    estimates = {code: o["estimate"] for code, o in outcomes.items() if "estimate" in o}
     record = {
         "run_id": run.run_id,
         "flow": run.flow,
@@ -227,7 +228,7 @@ def finish_run(
     write_json(run.folder / "run.json", record)
     write_text(run.folder / "report.json", report_data.to_json(page))
     write_text(run.folder / "report.html", render_report(page))
-    write_text(run.folder / "summary.txt", summary_text(page, run.folder))
+    write_text(run.folder / "summary.txt", summary_text(page, run.folder, estimates))
     write_text(runs_folder() / "LAST", run.run_id + "\n")
     write_index()
     Catalog(compass_home()).extend(run.folder / "run.json")

@@ -103,11 +103,20 @@ def _find(language: str, alias: str, base: str) -> registry.RegisteredAdapter:
     found = registry.get_version(name, alias) if alias.isdigit() else registry.by_alias(name, alias)
     if found is None:
         raise ModelError(
-            f"{name} has no {alias!r}: no adapter passed the gate, so the base alone serves. "
-            "Try --alias challenger.",
+            f"{name} has no {alias!r}. It has: {_aliases(models[0])}. Name one with --alias; "
+            "without a champion the base alone serves.",
             code="E53",
         )
     return found
+
+
+def _aliases(model: registry.Serving) -> str:
+    known = {
+        "champion": model.champion,
+        "challenger": model.challenger,
+        "previous": model.previous,
+    }
+    return ", ".join(f"{name} (version {v.version})" for name, v in known.items() if v) or "nothing"
 
 
 def _since(created: int) -> str:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from compass_core.report.data import LanguageReport, RunReport, StudyReport, is_number, mean
+from compass_core.report.markup import duration
 
-_WIDTH = 110
+_WIDTH = 104
+_NOTE_WIDTH = 88
 _ARM_TITLES = {"compass": "COMPASS"}
+_GROUPS = {"  missing topics": "missing", "  covered topics": "covered"}
 _OUTCOMES = {
     "promoted": "promoted",
     "kept": "champion kept",
@@ -22,25 +27,37 @@ _OUTCOMES = {
 }
 
 
-def summary_text(report: RunReport, folder: Path) -> str:
+Estimates = Mapping[str, Mapping[str, Any]]
+
+
+def summary_text(report: RunReport, folder: Path, estimates: Estimates | None = None) -> str:
     """Return the summary of a run.
 
     Args:
         report: The run's report.
         folder: Where its report lies.
+        estimates: Of a dry run, by language: ``steps``, ``seconds`` and ``bytes`` of a training.
     """
     blocks = [_headline(report)]
     if any(language.arms for language in report.languages):
         blocks.append(_accuracy_table(report))
         blocks.append(
-            "Accuracy on the test items, which follow the usage, with "
+            "Accuracy in % on the test items, which follow the usage, with\n"
             f"{report.confidence:.0%} bootstrap intervals over items."
         )
+        blocks.append(_trivial_line(report))
     else:
-        blocks.append(_selection_table(report))
+        blocks.append(_selection_table(report, estimates or {}))
+        if estimates:
+            blocks.append(
+                "Nothing was trained. Time is for one adapter on this machine's processor at its\n"
+                "matrix-product speed (a GPU is faster, a tiny model slower); disk includes\n"
+                "checkpoints. Run without --dry-run to train."
+            )
     if report.study is not None:
         blocks.append(_study_table(report.study))
-    blocks += [_problems(report), *report.notes, _next_steps(report, folder)]
+    notes = [fill(note, _NOTE_WIDTH) for note in report.notes]
+    blocks += [_problems(report), *notes, _next_steps(report, folder)]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
@@ -61,33 +78,50 @@ def arm_names(languages: Sequence[LanguageReport]) -> list[str]:
 
 def _accuracy_table(report: RunReport) -> str:
     arms = arm_names(report.languages)
-    trivial = list(dict.fromkeys(name for lang in report.languages for name in lang.trivial))
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("language")
-    for name in [*trivial, *(_ARM_TITLES.get(arm, arm) for arm in arms)]:
-        table.add_column(name, justify="right")
+    for name in arms:
+        table.add_column(_ARM_TITLES.get(name, name), justify="right")
     table.add_column("outcome")
     for language in report.languages:
         found = {arm.arm: arm for arm in language.arms}
-        cells = [_percent(language.trivial.get(name)) for name in trivial]
-        cells += [
+        cells = [
             _percent(found[a].accuracy, found[a].low, found[a].high) if a in found else "–"
             for a in arms
         ]
         table.add_row(language.name, *cells, _OUTCOMES[language.status])
     if len(report.languages) > 1:
         table.add_section()
-        means = [mean([lang.trivial.get(n) for lang in report.languages]) for n in trivial]
-        for name in arms:
-            scores = [lang.arm(name) for lang in report.languages]
-            means.append(mean([score.accuracy for score in scores if score]))
-        table.add_row("mean", *(_percent(value) for value in means), "")
+        for title, value in (("mean", "accuracy"), *_GROUPS.items()):
+            table.add_row(title, *(_percent(_mean_of(report, arm, value)) for arm in arms), "")
     return _rendered(table)
 
 
-def _selection_table(report: RunReport) -> str:
+def _mean_of(report: RunReport, arm: str, value: str) -> float | None:
+    scores = [language.arm(arm) for language in report.languages]
+    return mean([getattr(score, value) for score in scores if score])
+
+
+def _mean_trivial(report: RunReport, name: str) -> float | None:
+    return mean([language.trivial.get(name) for language in report.languages])
+
+
+def _trivial_line(report: RunReport) -> str:
+    """Return what needs no model at all, as a mean over languages."""
+    names = dict.fromkeys(name for language in report.languages for name in language.trivial)
+    parts = [
+        name.replace("_", " ")
+        + " "
+        + _percent(mean([x.trivial.get(name) for x in report.languages]))
+        for name in names
+    ]
+    return f"Without any model, mean over languages: {', '.join(parts)}." if parts else ""
+
+
+def _selection_table(report: RunReport, estimates: Estimates) -> str:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("language", "clusters", "with a gap", "selected", "from languages", "outcome"):
+    names = ("language", "clusters", "with a gap", "selected", "sources", "outcome")
+    for name in (*names, *(("steps", "time", "disk") if estimates else ())):
         table.add_column(name, justify="left" if name in ("language", "outcome") else "right")
     for language in report.languages:
         table.add_row(
@@ -97,8 +131,20 @@ def _selection_table(report: RunReport) -> str:
             str(sum(sum(row.values()) for row in language.source_counts.values())),
             str(len(language.source_counts)),
             _OUTCOMES[language.status],
+            *_estimate_cells(estimates.get(language.language)),
         )
     return _rendered(table)
+
+
+def _estimate_cells(estimate: Mapping[str, Any] | None) -> list[str]:
+    if estimate is None:
+        return []
+    seconds, size = estimate["seconds"], estimate["bytes"]
+    return [
+        str(estimate["steps"]),
+        "unknown" if seconds is None else duration(max(seconds, 1.0)),
+        "unknown" if size is None else f"{size / 2**20:.1f} MiB",
+    ]
 
 
 def _study_table(study: StudyReport) -> str:

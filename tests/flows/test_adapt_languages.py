@@ -74,7 +74,8 @@ def test_adapter_is_registered_without_the_base_and_leads_back_to_its_data(at_ho
         )
         assert tags["base"] == "starter"
         assert tags["prefect_flow_run_id"]
-        assert "challenger" in version.aliases
+        promoted = at_home.record["languages"][code]["verdict"]["promote"]
+        assert ("champion" if promoted else "challenger") in version.aliases
         folder = registry.download_adapter(
             entry["name"], entry["version"], at_home.home / "down" / code
         )

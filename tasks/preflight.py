@@ -1,0 +1,67 @@
+"""What can be known to fail before anything expensive starts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyarrow.compute as pc
+
+from compass_core.config import Recipe
+from compass_core.errors import CompassError, InputError, InsufficientPoolError, bounded_list
+from compass_core.languages import language_name
+from compass_core.records import ArtifactRef
+from compass_core.storage import read_table
+from tasks.settings import open_store
+
+_NEED_THE_BUDGET = {"compass", "random", "proportional"}
+"""Strategies that refuse a pool smaller than the budget; the others take what there is."""
+
+
+def budget_check(recipe: Recipe, pool: ArtifactRef) -> Callable[[str], None]:
+    """Return a check that refuses a language whose pool cannot fill the budget.
+
+    It counts rows of other languages with an allowed licence. Rows that repeat a test item or are
+    beyond the radius are known only later, so a pool that passes may still turn out too small.
+    """
+    rows = read_table(open_store().folder(pool) / "rows.parquet", ["language", "licence"])
+    allowed = recipe.selection.licences
+    if allowed:
+        rows = rows.filter(pc.is_in(rows["licence"], pc.SetLookupOptions(list(allowed))))
+    counts = Counter(rows["language"].to_pylist())
+    budget = recipe.selection.budget
+    strict = _NEED_THE_BUDGET & {recipe.selection.strategy, *recipe.baselines}
+
+    def check(language: str) -> None:
+        available = counts.total() - counts[language]
+        if strict and available < budget:
+            licences = f" with a licence of {', '.join(allowed)}" if allowed else ""
+            raise InsufficientPoolError(
+                f"selection.budget={budget} asks for more than the pool has: {available} of "
+                f"{pool.rows} rows are of other languages than {language_name(language)} "
+                f"({language}){licences}. Lower `selection.budget` to {available} or less, or add "
+                "data to `data.pool`."
+            )
+
+    return check
+
+
+def all_refused(refused: Mapping[Any, Exception]) -> Exception:
+    """Return one error for a run in which no language can be adapted.
+
+    Equal reasons are said once, and one that nobody expected is not hidden behind those that tell
+    the user what to change.
+    """
+    errors = list(refused.values())
+    unexpected = [error for error in errors if not isinstance(error, InputError)]
+    if unexpected:
+        return unexpected[0]
+    messages = {str(error): error for error in errors}
+    if len(messages) == 1:
+        return errors[0]
+    first = errors[0]
+    assert isinstance(first, CompassError)
+    return InputError(
+        f"No language can be adapted:\n{bounded_list(list(messages))}", code=first.code
+    )
