@@ -424,7 +424,7 @@ class Recipe(Config):
     """What is selected from the pool."""
 
     base: BaseConfig = BaseConfig()
-    """The frozen language model."""
+    """The language model that all adapters share."""
 
     training: TrainingConfig = TrainingConfig()
     """The adapter's training."""
