@@ -74,14 +74,19 @@ def test_the_demonstration_repeats_the_settings_that_were_measured():
             "n_missing_topics": config.data.n_missing_topics,
             "budget": config.selection.budget,
             "n_clusters": config.clustering.n_clusters[0],
-            "relevance_radius": config.clustering.relevance_quantile > 0,
+            "fit_on": config.clustering.fit_on,
+            "pool_fit_sample": config.clustering.pool_fit_sample,
+            "relevance_quantile": config.clustering.relevance_quantile,
+            "smoothing": config.selection.smoothing,
+            "lora_alpha": config.training.lora_alpha,
+            "lora_dropout": config.training.lora_dropout,
             "centre_languages": config.embedding.centre_languages,
             "lora_rank": config.training.lora_rank,
             "learning_rate": config.training.learning_rate,
             "batch_size": config.training.batch_size,
             "n_steps": config.training.max_steps,
         }
-        assert {key: RECOMMENDED[key] for key in found if key in RECOMMENDED} == found
+        assert found == RECOMMENDED
         assert config.training.min_steps == config.training.max_steps
     assert load(ROOT / "configs" / "starter.yaml").languages == tuple(DEMO_LANGUAGES)
 

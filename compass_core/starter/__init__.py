@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 RECOMMENDED: Mapping[str, Any] = {
     "n_coverage": 300,
-    "n_usage": 180,
+    "n_usage": 220,
     "n_test": 450,
     "n_missing_topics": 3,
-    "budget": 150,
+    "budget": 60,
     "n_clusters": 24,
     "fit_on": "usage+coverage+pool",
     "pool_fit_sample": 3000,
