@@ -1,11 +1,10 @@
 """Fit a small multilingual encoder on parallel rows, offline, in minutes on a CPU.
 
-The encoder is a table of token vectors whose mean, scaled to unit length, embeds a text.  It starts
-from cross-lingual latent semantic indexing (all translations of a row are one document; each
-language's mean is taken out of the token vectors) and is refined so that translations of one row
-are nearer than other rows of the same language.  What it costs: no word order and no context; a
-pretrained encoder is better wherever one can be had.  It is saved in the standard
-sentence-transformers format, safetensors only.
+The encoder is a table of token vectors whose mean, scaled to unit length, embeds a text.  It comes
+from cross-lingual latent semantic indexing (see `latent_token_vectors`) and may be refined so that
+translations of one row are nearer than other rows of the same language.  What it costs: no word
+order and no context; a pretrained encoder is better wherever one can be had.  It is saved in the
+standard sentence-transformers format, safetensors only.
 """
 
 from __future__ import annotations
@@ -20,17 +19,18 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.linalg import eigh
 from scipy.sparse import csr_matrix
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 from sklearn.cluster import KMeans
 from sklearn.metrics import normalized_mutual_info_score
-from sklearn.utils.extmath import randomized_svd
+from sklearn.preprocessing import normalize
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch.nn import functional
 
 from compass_core.errors import InputError
-from compass_core.seeding import derive_rng, derive_seed
+from compass_core.seeding import derive_rng
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,9 @@ MIN_SHARED_ROWS = 16
 
 MIN_CANDIDATES = 200
 """Translations a retrieval must choose from before its figure is counted."""
+
+MAX_LATENT_ROWS = 3_000
+"""Rows the latent start is computed from; the refinement sees all."""
 
 FIRST_BATCH_SHARE = 0.05
 """Share of steps over which the learning rate rises."""
@@ -61,7 +64,8 @@ class EncoderRecipe:
     Attributes:
         dim: Length of an embedding.
         vocab_size: Tokens kept; a table row each.
-        n_steps: Contrastive steps after the start; 0 leaves latent semantic indexing alone.
+        n_steps: Contrastive steps after the start; 0 leaves the start as it is, which is best
+            for a thousand rows.
         batch_size: Pairs per step; the other rows of the batch are the negatives.
         learning_rate: Of Adam; falls linearly to a fiftieth.
         temperature: Divides cosine similarities; lower separates near neighbours more.
@@ -72,7 +76,7 @@ class EncoderRecipe:
 
     dim: int = 256
     vocab_size: int = 30_000
-    n_steps: int = 100
+    n_steps: int = 0
     batch_size: int = 256
     learning_rate: float = 3e-3
     temperature: float = 0.1
@@ -111,7 +115,7 @@ def fit_encoder(
     tokens = _tokenize(tokenizer, rows)
     n_tokens = tokenizer.get_vocab_size()
     if recipe.start == "lsi":
-        table = latent_token_vectors(tokens, n_tokens, recipe.dim, seed)
+        table = latent_token_vectors(_fit_sample(tokens, seed), n_tokens, recipe.dim)
     else:
         rng = derive_rng(seed, "encoder-start")
         table = 0.1 * rng.standard_normal((n_tokens, recipe.dim))
@@ -122,46 +126,97 @@ def fit_encoder(
 
 
 def latent_token_vectors(
-    tokens: Mapping[str, Mapping[str, Sequence[int]]], n_tokens: int, dim: int, seed: int
+    tokens: Mapping[str, Mapping[str, Sequence[int]]],
+    n_tokens: int,
+    dim: int,
+    *,
+    ridge: float = 1.0,
 ) -> NDArray[np.float64]:
-    """Return token vectors of cross-lingual latent semantic indexing, language means removed.
+    """Return token vectors that predict a row's place in the space its translations share.
 
-    A document is a row with all its translations, each a unit tf-idf vector.  A token that occurs
-    in several languages loses the mixture of their means, in proportion to where it occurs, so
-    that a text's mean over tokens is centred without knowing its language.
+    Latent semantic indexing of rows with all their translations gives each row its coordinates;
+    per language, ridge regression then maps a text's centred tf-idf vector onto them.  A token of
+    several languages gets the mixture of their maps, in proportion to where it occurs, and loses
+    the same mixture of the languages' means, so that a text's mean over tokens is centred without
+    its language being known.
 
     Args:
         tokens: Language → parallel id → token ids.
         n_tokens: Size of the vocabulary.
-        dim: Length of a vector; shorter where there are fewer rows.
-        seed: Of the randomised decomposition.
+        dim: Length of a vector; the rest is zero where there are fewer rows.
+        ridge: Penalty relative to unit-length texts, > 0; higher trusts rare tokens less.
 
     Returns:
         (n_tokens, dim) vectors, root mean square length 1.
     """
     keys = sorted({key for rows in tokens.values() for key in rows})
     position = {key: index for index, key in enumerate(keys)}
-    frequency = np.zeros((len(tokens), n_tokens))
-    for index, rows in enumerate(tokens.values()):
-        for ids in rows.values():
-            frequency[index, np.unique(ids)] += 1
+    counts = [_count_matrix(list(rows.values()), n_tokens) for rows in tokens.values()]
+    frequency = np.stack([np.asarray((matrix > 0).sum(axis=0))[0] for matrix in counts])
     n_texts = sum(len(rows) for rows in tokens.values())
     idf = np.log(1 + n_texts / (1 + frequency.sum(axis=0)))
-    documents = _document_matrix(tokens, position, idf)
-    rank = min(dim + 1, len(keys) - 1)
-    _, _, right = randomized_svd(documents, rank, random_state=derive_seed(seed, "lsi") % 2**32)
-    # The first direction is what all documents have in common.
-    vectors = np.zeros((n_tokens, dim))
-    vectors[:, : rank - 1] = right[1:].T * idf[:, None]
-    means = np.stack(
-        [
-            np.mean([vectors[list(ids)].mean(axis=0) for ids in rows.values()], axis=0)
-            for rows in tokens.values()
-        ]
-    )
+    texts = [normalize(matrix.multiply(idf).tocsr()) for matrix in counts]
+    row_ids = [[position[key] for key in rows] for rows in tokens.values()]
+    places = _latent_places(texts, row_ids, len(keys), dim)
     origin = frequency / np.maximum(frequency.sum(axis=0), 1)
+    vectors = np.zeros((n_tokens, dim))
+    for share, matrix, ids in zip(origin, texts, row_ids, strict=True):
+        vectors += share[:, None] * _ridge_map(matrix, places[ids], ridge)
+    vectors *= idf[:, None]
+    means = np.stack(
+        [np.asarray((matrix @ vectors).sum(axis=0)) / matrix.sum() for matrix in counts]
+    )
     vectors -= origin.T @ means
     return np.asarray(vectors / np.sqrt((vectors**2).sum(axis=1).mean()))
+
+
+def _fit_sample(
+    tokens: Mapping[str, Mapping[str, Sequence[int]]], seed: int
+) -> dict[str, dict[str, Sequence[int]]]:
+    """Return the tokens of at most `MAX_LATENT_ROWS` rows; kernels grow with their square."""
+    keys = sorted({key for rows in tokens.values() for key in rows})
+    order = derive_rng(seed, "encoder-rows").permutation(len(keys))[:MAX_LATENT_ROWS]
+    kept = {keys[index] for index in order}
+    sample = {
+        code: {key: ids for key, ids in rows.items() if key in kept}
+        for code, rows in tokens.items()
+    }
+    return {code: rows for code, rows in sample.items() if rows}
+
+
+def _count_matrix(texts: Sequence[Sequence[int]], n_tokens: int) -> csr_matrix:
+    """Return (texts, tokens) counts."""
+    rows = np.repeat(np.arange(len(texts)), [len(ids) for ids in texts])
+    columns = np.concatenate([np.asarray(ids, dtype=np.int64) for ids in texts])
+    return csr_matrix((np.ones(len(columns)), (rows, columns)), shape=(len(texts), n_tokens))
+
+
+def _latent_places(
+    texts: Sequence[csr_matrix], row_ids: Sequence[Sequence[int]], n_rows: int, dim: int
+) -> NDArray[np.float64]:
+    """Return (n_rows, dim) left singular vectors of all languages' tf-idf vectors side by side.
+
+    They are the eigenvectors of the sum of the languages' kernels, which is far smaller.
+    """
+    kernel = np.zeros((n_rows, n_rows))
+    for text, ids in zip(texts, row_ids, strict=True):
+        kernel[np.ix_(ids, ids)] += (text @ text.T).toarray()
+    rank = min(dim + 1, n_rows - 1)
+    _, left = eigh(kernel, subset_by_index=[n_rows - rank, n_rows - 1])
+    places = np.zeros((n_rows, dim))
+    # Ascending order: the last direction is what all rows have in common, and is left out.
+    places[:, : rank - 1] = left[:, -2::-1]
+    return places
+
+
+def _ridge_map(texts: csr_matrix, places: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
+    """Return (tokens, dim) weights of centred ridge regression of places on texts, dual form."""
+    kernel = (texts @ texts.T).toarray()
+    kernel -= kernel.mean(axis=0)
+    kernel -= kernel.mean(axis=1, keepdims=True)
+    kernel[np.diag_indices(len(kernel))] += ridge
+    dual = np.linalg.solve(kernel, places - places.mean(axis=0))
+    return np.asarray(texts.T @ (dual - dual.mean(axis=0)))
 
 
 def measure_encoder(
@@ -263,33 +318,6 @@ def _tokenize(
             key: entry.ids for key, entry in zip(texts, encoded, strict=True) if entry.ids
         }
     return tokens
-
-
-def _document_matrix(
-    tokens: Mapping[str, Mapping[str, Sequence[int]]],
-    position: Mapping[str, int],
-    idf: NDArray[np.float64],
-) -> csr_matrix:
-    """Return (documents, tokens): the mean over languages of unit tf-idf vectors, log counts."""
-    translations = np.zeros(len(position))
-    for rows in tokens.values():
-        for key in rows:
-            translations[position[key]] += 1
-    row_ids: list[int] = []
-    columns: list[NDArray[np.int64]] = []
-    values: list[NDArray[np.float64]] = []
-    for rows in tokens.values():
-        for key, ids in rows.items():
-            unique, counts = np.unique(np.asarray(ids, dtype=np.int64), return_counts=True)
-            weights = idf[unique] * (1 + np.log(counts))
-            norm = np.linalg.norm(weights) * np.sqrt(translations[position[key]])
-            row_ids += [position[key]] * len(unique)
-            columns.append(unique)
-            values.append(weights / norm)
-    return csr_matrix(
-        (np.concatenate(values), (row_ids, np.concatenate(columns))),
-        shape=(len(position), len(idf)),
-    )
 
 
 def _refine(
