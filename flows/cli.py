@@ -1,13 +1,12 @@
 """The `compass` command: every flow and every question about a run, in one word each.
 
 Exit codes: 0 done (also when nothing was promoted), 1 a language or the run failed, 2 wrong input,
-130 interrupted.
+130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,7 @@ from typing import Annotated
 import typer
 
 from compass_core.errors import CompassError, InputError
+from flows.interrupting import EXIT_INTERRUPTED, handle_signals
 from tasks.settings import prepare_environment
 
 app = typer.Typer(
@@ -26,8 +26,6 @@ app = typer.Typer(
 )
 EXIT_FAILED = 1
 EXIT_INPUT = 2
-EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
 
 ConfigArgument = Annotated[Path, typer.Argument(help="YAML configuration (see configs/).")]
 Overrides = Annotated[
@@ -217,8 +215,7 @@ def doctor() -> None:
 def main() -> None:
     """Run the command line: one clear message for wrong input, a traceback only with --debug."""
     prepare_environment()
-    # Python ends on SIGTERM without cleaning up, which would leave a temporary server behind.
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(EXIT_TERMINATED))
+    handle_signals()
     debug = "--debug" in sys.argv
     try:
         app()
@@ -239,7 +236,6 @@ def main() -> None:
         )
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
-        sys.stderr.write("\nInterrupted. Run the same command again: finished work is kept.\n")
         sys.exit(EXIT_INTERRUPTED)
 
 

@@ -18,6 +18,7 @@ from tasks.embedding import embed
 from tasks.estimating import estimate_language
 from tasks.evaluation import evaluate, locate
 from tasks.ingestion import Sources, check_corpora, check_sources, corpus_config, ingest
+from tasks.interruption import go_on_or_raise, stop_requested
 from tasks.preflight import all_refused, budget_check
 from tasks.progress import beat
 from tasks.promotion import (
@@ -29,7 +30,7 @@ from tasks.promotion import (
     was_rolled_back,
 )
 from tasks.reporting import attempt_record
-from tasks.selection import cluster, gap_score, sample
+from tasks.selection import cluster, draw_map, gap_score, sample
 from tasks.training import adapter_ref, train_adapter
 
 Cell = tuple[str, int]
@@ -67,12 +68,14 @@ class Line:
 
     def run(self, name: str, stage_task: Any, **params: Any) -> ArtifactRef:
         """Run one stage, keep its artefact under `name`, and report progress."""
+        go_on_or_raise()
         beat(self.language, name, "running")
         started = time.monotonic()
         try:
             ref = as_ref(stage_task(**params))
         except BaseException:
-            beat(self.language, name, "failed")
+            if not stop_requested():
+                beat(self.language, name, "failed")
             raise
         self.artifacts[name] = ref
         self.timings[name] = time.monotonic() - started
@@ -156,6 +159,8 @@ def adapt(language: str, recipe: Recipe, shared: Shared, *, promote: bool = True
         "seed": recipe.seed,
         "arms": {name: _plain(arm) for name, arm in arms.items()},
     }
+    if promote:
+        show(line, recipe, shared)
     if dry_run:
         outcome["estimate"] = estimate_language(
             line.artifacts["coverage"],
@@ -314,6 +319,23 @@ def locate_test(line: Line, recipe: Recipe, shared: Shared) -> None:
         test=line.artifacts["test"],
         vectors=embed_role(line, "test", recipe, shared),
         space=line.artifacts["cluster"],
+    )
+
+
+def show(line: Line, recipe: Recipe, shared: Shared) -> None:
+    """Draw the map of the space that the report shows."""
+    line.run(
+        "map",
+        draw_map,
+        language=line.language,
+        vectors={
+            "usage": line.artifacts["embed usage"],
+            "coverage": line.artifacts["embed coverage"],
+            "pool": shared.pool_vectors,
+        },
+        space=line.artifacts["cluster"],
+        selection=line.artifacts[f"sample {recipe.selection.strategy}"],
+        seed=recipe.seed,
     )
 
 

@@ -14,8 +14,8 @@ from flows.terminal import ERR, OUT, follow
 from tasks.reporting import last_run_id, read_run
 from tasks.settings import runs_folder
 
-_FIXED_STEPS = 8
-"""Steps of a language before any arm: three corpora, check, two embeddings, cluster, gap-score."""
+_FIXED_STEPS = 9
+"""Steps of a language besides its arms: three corpora, check, two embeddings, cluster, gap, map."""
 _STEPS_PER_ARM = 3
 _LAST_STEPS = 4
 """Zero-shot, embedding and placing the test items, decision."""
@@ -55,11 +55,17 @@ def run_study(path: Path, overrides: Sequence[str]) -> int:
 
 def _run(flow: Any, config: AdaptConfig, n_steps: int) -> int:
     from tasks.compute import close_trainers
+    from tasks.ingestion import check_sources
+    from tasks.interruption import allow_work
+    from tasks.local_server import guard_temporary_server
 
+    allow_work()
+    guard_temporary_server()
     before = last_run_id()
     where = os.environ.get("PREFECT_API_URL") or "a temporary local server"
-    OUT.print(f"{flow.name} for {len(config.languages)} languages; Prefect: {where}")
     try:
+        check_sources.fn(config, str(Path.cwd()))  # a missing file is told before a server starts
+        OUT.print(f"{flow.name} for {len(config.languages)} languages; Prefect: {where}")
         with follow(config.languages, n_steps):
             state = flow(config, return_state=True)
     finally:

@@ -12,6 +12,7 @@ import atexit
 import multiprocessing
 import os
 import queue
+import signal
 import threading
 import uuid
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from compass_core.config import ExecutionConfig
 from compass_core.errors import TransientError
 from compass_core.orphans import exit_with_parent
 from compass_core.storage import read_json
+from tasks.interruption import go_on_or_raise
 from tasks.progress import beat
 from tasks.settings import compass_home
 
@@ -48,24 +50,34 @@ class TrainerPool:
             TransientError: the process died; a retry starts a new one.
         """
         slot = self._free.get()
+        future: Future[dict[str, Any]] | None = None
         try:
+            go_on_or_raise()
             future = self._executor(slot).submit(job, spec)
             while not _finished(future):
+                go_on_or_raise()
                 on_wait()
             return future.result()
         except BrokenProcessPool as error:
             self._stop(slot)
+            go_on_or_raise()  # killed on purpose: no reason to try again
             raise TransientError(
                 f"The trainer process ended during {job.__name__}, probably killed or out of "
                 "memory. It is started again; finished work and checkpoints are kept.",
                 code="E91",
             ) from error
         except BaseException:
-            if not future.done():
+            if future is not None and not future.done():
                 self._stop(slot)
             raise
         finally:
             self._free.put(slot)
+
+    def kill(self) -> None:
+        """End every process at once; their jobs fail."""
+        for executor in list(self._executors.values()):
+            for process in list((executor._processes or {}).values()):
+                process.kill()
 
     def close(self) -> None:
         """Stop every process: the idle ones in good order, a busy one at once."""
@@ -82,7 +94,7 @@ class TrainerPool:
             self._executors[slot] = ProcessPoolExecutor(
                 max_workers=1,
                 mp_context=multiprocessing.get_context("spawn"),
-                initializer=exit_with_parent,
+                initializer=_settle_in,
                 initargs=(os.getpid(),),
             )
         return self._executors[slot]
@@ -93,7 +105,13 @@ class TrainerPool:
             return
         for process in list((executor._processes or {}).values()):
             process.kill()
-        executor.shutdown(wait=False, cancel_futures=True)
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _settle_in(parent: int) -> None:
+    """Prepare a trainer process: Ctrl-C is its parent's business, and so is its end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    exit_with_parent(parent)
 
 
 def _finished(future: Future[dict[str, Any]]) -> bool:
@@ -105,7 +123,7 @@ def _finished(future: Future[dict[str, Any]]) -> bool:
 
 
 _pool: TrainerPool | None = None
-_pool_guard = threading.Lock()
+_pool_guard = threading.RLock()  # a signal may arrive while it is held
 
 
 def _shared_pool(slots: int) -> TrainerPool:
@@ -128,6 +146,12 @@ def close_trainers() -> None:
             _pool = None
 
 
+def kill_trainers() -> None:
+    """End the trainer processes in the middle of their jobs; safe in a signal handler."""
+    if _pool is not None:
+        _pool.kill()
+
+
 def run_job(
     job: Job, spec: dict[str, Any], execution: ExecutionConfig, *, language: str, stage: str
 ) -> dict[str, Any]:
@@ -140,6 +164,7 @@ def run_job(
         language: For the progress report.
         stage: For the progress report.
     """
+    go_on_or_raise()
     progress_path = compass_home() / "store" / "tmp" / f"progress-{uuid.uuid4().hex}.json"
     progress_path.parent.mkdir(parents=True, exist_ok=True)
     spec = spec | {"threads": execution.threads_per_trainer, "progress_path": str(progress_path)}

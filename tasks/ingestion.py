@@ -28,6 +28,7 @@ from compass_core.storage import (
     write_table,
 )
 from tasks.caching import ModelRef, stage
+from tasks.preflight import check_training
 from tasks.settings import open_store
 
 STARTER = "starter"
@@ -59,6 +60,7 @@ def check_sources(recipe: Recipe, base_folder: str) -> Sources:
     folder = Path(base_folder)
     base_path = model_path(recipe.base.model, folder)
     check_base(base_path)
+    check_training(recipe, base_path)
     encoder_path = model_path(recipe.embedding.encoder, folder, encoder=True)
     return Sources(
         corpora={

@@ -6,17 +6,34 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
+from compass_core.adaptation.base_files import check_targets
+from compass_core.adaptation.checks import check_device_job
 from compass_core.config import Recipe
 from compass_core.errors import CompassError, InputError, InsufficientPoolError, bounded_list
 from compass_core.languages import language_name
 from compass_core.records import ArtifactRef
 from compass_core.storage import read_table
+from tasks.compute import run_job
 from tasks.settings import open_store
 
 _NEED_THE_BUDGET = {"compass", "random", "proportional"}
 """Strategies that refuse a pool smaller than the budget; the others take what there is."""
+
+
+def check_training(recipe: Recipe, base_path: str) -> None:
+    """Refuse layers that the base does not have and devices that are not there.
+
+    Raises:
+        ModelError: E35 or E26.
+    """
+    check_targets(base_path, recipe.training.target_modules)
+    asked = {recipe.base.device, recipe.embedding.device} - {"auto", "cpu"}
+    if asked:
+        spec = {"devices": sorted(asked)}
+        run_job(check_device_job, spec, recipe.execution, language="", stage="check")
 
 
 def budget_check(recipe: Recipe, pool: ArtifactRef) -> Callable[[str], None]:
@@ -28,7 +45,7 @@ def budget_check(recipe: Recipe, pool: ArtifactRef) -> Callable[[str], None]:
     rows = read_table(open_store().folder(pool) / "rows.parquet", ["language", "licence"])
     allowed = recipe.selection.licences
     if allowed:
-        rows = rows.filter(pc.is_in(rows["licence"], pc.SetLookupOptions(list(allowed))))
+        rows = rows.filter(pc.is_in(rows["licence"], value_set=pa.array(allowed, pa.string())))
     counts = Counter(rows["language"].to_pylist())
     budget = recipe.selection.budget
     strict = _NEED_THE_BUDGET & {recipe.selection.strategy, *recipe.baselines}

@@ -37,6 +37,8 @@ _OTHER_DEFAULTS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    # A trainer that is stopped in the middle cannot tidy up; its semaphores are freed all the same.
+    "PYTHONWARNINGS": "ignore:resource_tracker:UserWarning",
 }
 
 

@@ -9,7 +9,6 @@ trainings give equal files.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import logging
 import re
@@ -25,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
+from compass_core.adaptation.base_files import refuse_unknown_layers
 from compass_core.adaptation.bases import Base
 from compass_core.adapter_files import (
     CONFIG_NAME,
@@ -81,19 +81,7 @@ def pick_targets(model: nn.Module, wanted: tuple[str, ...]) -> list[str]:
     if not wanted:
         return sorted(available)
     full = [name for names in available.values() for name in names]
-    problems = []
-    for name in wanted:
-        if any(path == name or path.endswith(f".{name}") for path in full):
-            continue
-        near = difflib.get_close_matches(name, sorted(available), n=3, cutoff=0.3)
-        problems.append(f"{name!r}: nearest {', '.join(near or sorted(available)[:5])}")
-    if problems:
-        raise ModelError(
-            "training.target_modules names layers the base model does not have:\n"
-            f"{bounded_list(problems)}\nUse these names, or leave the list empty for all linear "
-            "layers.",
-            code="E35",
-        )
+    refuse_unknown_layers(full, wanted)
     return sorted(set(wanted))
 
 

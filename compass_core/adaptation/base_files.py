@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,46 @@ def check_base(path_or_id: str) -> None:
             code="E32",
         )
     _check_vocabulary(folder, config, _tensor_shapes(folder))
+
+
+def check_targets(path_or_id: str, wanted: Sequence[str]) -> None:
+    """Refuse layers to adapt that no weight of a local base is named after.
+
+    The weights' names are all that is read; whether a layer is linear shows when it is adapted.
+
+    Raises:
+        ModelError: E35 with the nearest names.
+    """
+    if not wanted or not is_local(path_or_id):
+        return
+    layers = [
+        name.removesuffix(".weight")
+        for name, shape in _tensor_shapes(Path(path_or_id).expanduser()).items()
+        if name.endswith(".weight") and len(shape) == 2
+    ]
+    refuse_unknown_layers(layers, wanted)
+
+
+def refuse_unknown_layers(layers: Sequence[str], wanted: Sequence[str]) -> None:
+    """Refuse names that are neither one of `layers` nor a dotted end of one.
+
+    Raises:
+        ModelError: E35 with the nearest names.
+    """
+    known = sorted({layer.rpartition(".")[2] for layer in layers})
+    problems = []
+    for name in wanted:
+        if any(layer == name or layer.endswith(f".{name}") for layer in layers):
+            continue
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
+        problems.append(f"{name!r}: nearest {', '.join(near or known[:5])}")
+    if problems:
+        raise ModelError(
+            "training.target_modules names layers the base model does not have:\n"
+            f"{bounded_list(problems)}\nUse these names, or leave the list empty for all linear "
+            "layers.",
+            code="E35",
+        )
 
 
 def missing_folder(folder: Path) -> str:

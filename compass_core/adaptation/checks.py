@@ -1,4 +1,4 @@
-"""Proof that an adapter that was stored somewhere answers exactly like the one that was trained."""
+"""Jobs that check: devices before the work, and a stored adapter against the trained one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,19 @@ from compass_core.errors import ModelError
 _TOLERANCE = 1e-6
 _N_INPUTS = 3
 _INPUT_TOKENS = 12
+
+
+def check_device_job(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Try every device of ``devices``; returns nothing.
+
+    Raises:
+        ModelError: E26, a device does not exist here.
+    """
+    from compass_core.adaptation.bases import pick_device
+
+    for device in spec["devices"]:
+        pick_device(device)
+    return {}
 
 
 @exclusive

@@ -1,0 +1,287 @@
+"""Wrong input, through the real command line: exit code, advice, and nothing expensive started."""
+
+import gzip
+import json
+import os
+import shutil
+
+import pytest
+
+from compass_core.starter import base_path, encoder_path
+from flows import cli
+
+CONFIG = """\
+project: mine
+languages: [sw, tr]
+data:
+  usage: {{path: usage.jsonl}}
+  coverage: {{path: coverage.jsonl}}
+  pool: {{path: pool.jsonl}}
+  test: {{path: test.jsonl}}
+clustering: {{n_clusters: [2], relevance_quantile: 0}}
+selection: {{budget: 10}}
+training: {{lora_rank: 4, batch_size: 8, min_steps: 2, max_steps: 2, max_length: 64}}
+evaluation: {{n_bootstrap: 100}}
+baselines: []
+execution: {{trainers: 0, max_parallel: 2}}
+{more}
+"""
+WORDS = ("river", "market", "music", "school", "doctor", "train")
+
+
+def rows(role, language, n):
+    for i in range(n):
+        word = WORDS[i % len(WORDS)]
+        row = {"id": f"{role}-{language}-{i}", "language": language}
+        if role == "usage":
+            yield row | {"prompt": f"{language} asks about {word} number {i}"}
+        elif role == "test":
+            yield row | {
+                "question": f"{language} test of {word} {i}?",
+                "choices": ["yes", "no"],
+                "answer": i % 2,
+            }
+        else:
+            yield row | {"prompt": f"{role} {language} {word} {i}", "response": f"It is {word}."}
+
+
+def write(path, values):
+    path.write_text("".join(json.dumps(value) + "\n" for value in values), "utf-8")
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """A folder with a configuration and four good corpora of two languages."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    sizes = {"usage": 12, "coverage": 12, "test": 12, "pool": 30}
+    for role, n in sizes.items():
+        languages = ("en", "fr") if role == "pool" else ("sw", "tr")
+        write(folder / f"{role}.jsonl", [r for code in languages for r in rows(role, code, n)])
+    (folder / "compass.yaml").write_text(CONFIG.format(more=""), "utf-8")
+    return folder
+
+
+@pytest.fixture
+def compass(home, prefect_backend, monkeypatch, capsys):
+    """Call the command line in this process; return exit code and both outputs."""
+
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["compass", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        return ended.value.code or 0, printed.out, printed.err
+
+    return call
+
+
+def assert_refused(answer, code, words, home):
+    """One message with its code and advice, no traceback, and nothing expensive behind it."""
+    found, out, err = answer
+    said = out + err
+    assert found == code, said
+    for word in words:
+        assert word in said, said
+    assert "Traceback" not in said
+    assert "| ERROR" not in said, "Prefect's log is for its interface"
+    assert err.count("\n") <= 25, "a message fits one screen"
+    for stage in ("embed", "cluster", "adapter-train", "evaluate"):
+        assert not (home / "store" / stage).exists(), f"{stage} ran before the check"
+
+
+# ------------------------------------------------------------------ what is wrong with the input
+def add(folder, text):
+    (folder / "compass.yaml").write_text(CONFIG.format(more=text), "utf-8")
+
+
+def edit(name, change):
+    def apply(folder):
+        path = folder / name
+        write(path, [change(i, row) for i, row in enumerate(read(path))])
+
+    return apply
+
+
+def replace(name, data):
+    return lambda folder: (folder / name).write_bytes(data)
+
+
+def append(name, data):
+    def apply(folder):
+        with (folder / name).open("ab") as stream:
+            stream.write(data)
+
+    return apply
+
+
+def without(*fields):
+    return lambda _i, row: {name: value for name, value in row.items() if name not in fields}
+
+
+def model_folder(change):
+    def apply(folder):
+        shutil.copytree(base_path(), folder / "model")
+        change(folder / "model")
+        add(folder, "base: {model: model}")
+
+    return apply
+
+
+def encoder_folder(change):
+    def apply(folder):
+        shutil.copytree(encoder_path(), folder / "encoder")
+        change(folder / "encoder")
+        add(folder, "embedding: {encoder: encoder}")
+
+    return apply
+
+
+def drop(*patterns):
+    def change(folder):
+        for pattern in patterns:
+            for path in folder.rglob(pattern):
+                path.unlink()
+
+    return change
+
+
+def pickle_only(folder):
+    for path in list(folder.rglob("*.safetensors")):
+        path.rename(path.with_name("pytorch_model.bin"))
+
+
+def cut_weights(folder):
+    path = next(folder.glob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def remote_code(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "x.Y"}}))
+
+
+def pool_of_target(folder):
+    write(folder / "pool.jsonl", list(rows("pool", "sw", 30)))
+    config = (folder / "compass.yaml").read_text("utf-8").replace("[sw, tr]", "[sw]")
+    (folder / "compass.yaml").write_text(config, "utf-8")
+
+
+def usage_is_test(folder):
+    questions = [row["question"] for row in read(folder / "test.jsonl")]
+    edit("usage.jsonl", lambda i, row: row | {"prompt": questions[i]})(folder)
+
+
+FILES = {
+    "usage is missing": (
+        lambda f: (f / "usage.jsonl").unlink(), ["E01", "usage.jsonl"]),
+    "a name nearly right": (
+        lambda f: (f / "pool.jsonl").rename(f / "pools.jsonl"), ["E01", "pools.jsonl"]),
+    "a folder instead of a file": (
+        lambda f: ((f / "test.jsonl").unlink(), (f / "test.jsonl").mkdir()), ["E", "test.jsonl"]),
+    "usage is empty": (replace("usage.jsonl", b""), ["E03", "usage.jsonl"]),
+    "pool has blank lines only": (replace("pool.jsonl", b"\n\n"), ["E03", "pool.jsonl"]),
+    "test is cut": (append("test.jsonl", b'{"id": "x", "lang'), ["E04", "test.jsonl:25"]),
+    "pool is not UTF-8": (append("pool.jsonl", b'{"id": "\xff\xfe"}\n'), ["E05", "pool.jsonl:61"]),
+    "usage is UTF-16": (
+        replace("usage.jsonl", '{"language": "sw"}\n'.encode("utf-16")), ["E05", "UTF-8"]),
+    "a web page saved as data": (
+        replace("usage.jsonl", b"<!doctype html><html></html>"), ["E18", "usage.jsonl"]),
+    "usage has no text": (
+        edit("usage.jsonl", without("prompt")), ["E15", "usage.jsonl", "id, language"]),
+    "pool has no responses": (
+        edit("pool.jsonl", without("response")), ["E15", "pool.jsonl", "prompt"]),
+    "test has no answers": (
+        edit("test.jsonl", without("answer")), ["E15", "test.jsonl", "answer"]),
+    "duplicate ids in the pool": (
+        edit("pool.jsonl", lambda i, r: r | {"id": "same"} if i in (4, 8) else r),
+        ["E17", "'same'", "pool.jsonl:9"]),
+    "usage is the test set": (usage_is_test, ["E47", "usage"]),
+    "pool without other languages": (pool_of_target, ["E51", "pool", "other language"]),
+    "cut gzip": (lambda f: cut_gzip(f), ["pool.jsonl.gz"]),
+    "an unreadable file": (
+        lambda f: (f / "usage.jsonl").chmod(0), ["usage.jsonl"]),
+}  # fmt: skip
+
+
+def add_pool(folder, name):
+    path = folder / "compass.yaml"
+    path.write_text(path.read_text("utf-8").replace("pool.jsonl", name), "utf-8")
+
+
+def cut_gzip(folder):
+    data = gzip.compress((folder / "pool.jsonl").read_bytes())
+    (folder / "pool.jsonl.gz").write_bytes(data[: len(data) // 2])
+    add_pool(folder, "pool.jsonl.gz")
+
+
+MODELS = {
+    "base does not exist": (lambda f: add(f, "base: {model: ./nowhere}"), ["E26", "nowhere"]),
+    "base without tokenizer": (model_folder(drop("token*", "vocab*", "spiece*")), ["E32"]),
+    "base with pickle weights": (model_folder(pickle_only), ["E28", "safetensors"]),
+    "base without weights": (model_folder(drop("*.safetensors")), ["E26", "no weights"]),
+    "base with cut weights": (model_folder(cut_weights), ["E29"]),
+    "base without config": (model_folder(drop("config.json")), ["E26", "config.json"]),
+    "base with code": (model_folder(remote_code), ["E27", "auto_map"]),
+    "layers that are not there": (
+        lambda f: add_training(f, "target_modules: [q_prj]"), ["E35", "q_proj"]),
+    "a device that is not there": (
+        lambda f: add(f, "base: {model: starter, device: 'cuda:77'}"), ["E26", "cuda:77"]),
+    "encoder does not exist": (lambda f: add(f, "embedding: {encoder: ./no}"), ["E26", "no"]),
+    "encoder with pickle weights": (encoder_folder(pickle_only), ["E28"]),
+    "encoder that is no encoder": (encoder_folder(drop("*.json")), ["E26"]),
+    "encoder with code": (
+        encoder_folder(
+            lambda e: (e / "modules.json").write_text('[{"idx":0,"path":"","type":"evil.Model"}]')
+        ),
+        ["E27"]),
+}  # fmt: skip
+
+
+def add_training(folder, text):
+    path = folder / "compass.yaml"
+    path.write_text(
+        path.read_text("utf-8").replace("training: {", f"training: {{{text}, "), "utf-8"
+    )
+
+
+ARGUMENTS = {
+    "unknown language": (["languages=sw,qqx"], ["E43", "qqx"]),
+    "ambiguous language": (["languages=qu"], ["E43", "quy"]),
+    "language by half a name": (["languages=Swahil"], ["E43", "Swahili"]),
+    "a path as language": (["languages=../../etc"], ["E43"]),
+    "misspelt key": (["training.leanring_rate=1"], ["E41", "learning_rate"]),
+    "several problems at once": (
+        ["training.leanring_rate=1", "selection.budget=-4", "languages=qqx"],
+        ["leanring_rate", "selection.budget", "qqx"]),
+    "budget beyond the pool": (["selection.budget=61"], ["E60", "60", "selection.budget"]),
+    "licence nobody gave": (["selection.licences=mit"], ["E60", "mit"]),
+    "no such split": (["data.usage.split=dev"], ["E25", "dev"]),
+    "no such column": (["data.usage.columns.prompt=body"], ["E15", "body", "prompt"]),
+    "language not in the files": (["languages=yo"], ["E51", "Yoruba"]),
+    "an address instead of a file": (
+        ["data.usage.path=http://169.254.169.254/x.jsonl"], ["E45"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "words"), FILES.values(), ids=FILES)
+def test_unusable_file_is_refused_before_any_work(change, words, mine, compass, home):
+    if change is FILES["an unreadable file"][0] and os.geteuid() == 0:
+        pytest.skip("the superuser can read everything")
+    change(mine)
+    assert_refused(compass("adapt", mine / "compass.yaml"), 2, words, home)
+
+
+@pytest.mark.parametrize(("change", "words"), MODELS.values(), ids=MODELS)
+def test_unusable_model_is_refused_before_any_work(change, words, mine, compass, home):
+    change(mine)
+    assert_refused(compass("adapt", mine / "compass.yaml"), 2, words, home)
+
+
+@pytest.mark.parametrize(("overrides", "words"), ARGUMENTS.values(), ids=ARGUMENTS)
+def test_unusable_setting_is_refused_before_any_work(overrides, words, mine, compass, home):
+    assert_refused(compass("adapt", mine / "compass.yaml", *overrides), 2, words, home)
