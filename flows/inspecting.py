@@ -222,7 +222,7 @@ def write_config(
     from compass_core.storage import write_text
 
     if output.exists():
-        raise InputError(f"{output} exists. Give another name with -o, or remove it.")
+        raise InputError(f"{output} exists. Give another name with -o, or remove it.", code="E44")
     text = make_config(paths, languages, encoder=encoder, base=base, folder=output.parent)
     write_text(output, text)
     OUT.print(f"{output} written. Next: compass adapt {output} --dry-run", markup=False)

@@ -1,10 +1,17 @@
 """Wrong input, through the real command line: exit code, advice, and nothing expensive started."""
 
+import errno
 import gzip
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
+import duckdb
 import pytest
 
 from compass_core.starter import base_path, encoder_path
@@ -69,6 +76,10 @@ def mine(tmp_path):
 @pytest.fixture
 def compass(home, prefect_backend, monkeypatch, capsys):
     """Call the command line in this process; return exit code and both outputs."""
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow sets it for good
+    # Handlers made in an earlier test hold that test's captured stream.
+    monkeypatch.setattr("logging.raiseExceptions", False)
 
     def call(*arguments):
         monkeypatch.setattr("sys.argv", ["compass", *map(str, arguments)])
@@ -176,6 +187,17 @@ def usage_is_test(folder):
     edit("usage.jsonl", lambda i, row: row | {"prompt": questions[i]})(folder)
 
 
+def add_pool(folder, name):
+    path = folder / "compass.yaml"
+    path.write_text(path.read_text("utf-8").replace("pool.jsonl", name), "utf-8")
+
+
+def cut_gzip(folder):
+    data = gzip.compress((folder / "pool.jsonl").read_bytes())
+    (folder / "pool.jsonl.gz").write_bytes(data[: len(data) // 2])
+    add_pool(folder, "pool.jsonl.gz")
+
+
 FILES = {
     "usage is missing": (
         lambda f: (f / "usage.jsonl").unlink(), ["E01", "usage.jsonl"]),
@@ -202,21 +224,10 @@ FILES = {
         ["E17", "'same'", "pool.jsonl:9"]),
     "usage is the test set": (usage_is_test, ["E47", "usage"]),
     "pool without other languages": (pool_of_target, ["E51", "pool", "other language"]),
-    "cut gzip": (lambda f: cut_gzip(f), ["pool.jsonl.gz"]),
+    "cut gzip": (cut_gzip, ["pool.jsonl.gz"]),
     "an unreadable file": (
         lambda f: (f / "usage.jsonl").chmod(0), ["usage.jsonl"]),
 }  # fmt: skip
-
-
-def add_pool(folder, name):
-    path = folder / "compass.yaml"
-    path.write_text(path.read_text("utf-8").replace("pool.jsonl", name), "utf-8")
-
-
-def cut_gzip(folder):
-    data = gzip.compress((folder / "pool.jsonl").read_bytes())
-    (folder / "pool.jsonl.gz").write_bytes(data[: len(data) // 2])
-    add_pool(folder, "pool.jsonl.gz")
 
 
 MODELS = {
@@ -271,7 +282,7 @@ ARGUMENTS = {
 @pytest.mark.parametrize(("change", "words"), FILES.values(), ids=FILES)
 def test_unusable_file_is_refused_before_any_work(change, words, mine, compass, home):
     if change is FILES["an unreadable file"][0] and os.geteuid() == 0:
-        pytest.skip("the superuser can read everything")
+        pytest.skip("runs as the superuser, who can read every file")
     change(mine)
     assert_refused(compass("adapt", mine / "compass.yaml"), 2, words, home)
 
@@ -285,3 +296,193 @@ def test_unusable_model_is_refused_before_any_work(change, words, mine, compass,
 @pytest.mark.parametrize(("overrides", "words"), ARGUMENTS.values(), ids=ARGUMENTS)
 def test_unusable_setting_is_refused_before_any_work(overrides, words, mine, compass, home):
     assert_refused(compass("adapt", mine / "compass.yaml", *overrides), 2, words, home)
+
+
+# ------------------------------------------------------------------ other commands
+COMMANDS = {
+    "no run to show": (["manifest", "-l", "sw"], ["E62", "compass adapt"]),
+    "no run to report": (["report"], ["E01", "compass adapt"]),
+    "no runs to compare": (["diff", "a", "b"], ["E01", "'a'"]),
+    "no adapter to ask": (["generate", "-l", "sw", "x"], ["E53", "compass adapt"]),
+    "no adapter to roll back": (["rollback", "-l", "sw"], ["E53", "compass status"]),
+    "language that is none": (["generate", "-l", "qqx", "x"], ["E43"]),
+    "no configuration": (["adapt", "compas.yaml"], ["E01", "did you mean compass.yaml"]),
+    "no configuration to study": (["study", "no.yaml"], ["E01", "no.yaml"]),
+    "study of unknown strategies": (["study", "compass.yaml", "strategies=best"], ["best"]),
+    "init without files": (
+        ["init", "--usage", "no", "--pool", "no", "--test", "no", "--languages", "sw",
+         "-o", "new.yaml"],
+        ["E01", "no"]),
+    "init over a file": (
+        ["init", "--usage", "usage.jsonl", "--pool", "pool.jsonl", "--test", "test.jsonl",
+         "--languages", "sw"],
+        ["E44", "compass.yaml exists", "-o"]),
+    "encoder from no file": (["fit-encoder", "no.jsonl", "-o", "enc"], ["E01", "no.jsonl"]),
+    "encoder from rows that are not parallel": (
+        ["fit-encoder", "usage.jsonl", "-o", "enc", "--text", "prompt"], ["parallel_id"]),
+    "no such command": (["frobnicate"], ["No such command"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "words"), COMMANDS.values(), ids=COMMANDS)
+def test_every_command_refuses_what_it_cannot_do(
+    arguments, words, mine, compass, home, monkeypatch
+):
+    monkeypatch.chdir(mine)
+    assert_refused(compass(*arguments), 2, words, home)
+    assert not (mine / "enc").exists()
+
+
+# ------------------------------------------------------------------ one language, state, disk
+def dry_run(compass, mine, *overrides):
+    guard = "clustering.script_guard=off"
+    return compass("adapt", mine / "compass.yaml", "--dry-run", guard, *overrides)
+
+
+def test_language_with_a_bad_row_is_named_early_and_stops_nobody(mine, compass, home):
+    edit("usage.jsonl", lambda i, r: r | {"prompt": " "} if i == 3 else r)(mine)
+    code, out, err = dry_run(compass, mine)
+    assert code == 1
+    assert "E16" in out
+    assert "usage.jsonl:4" in out
+    lines = out.splitlines()
+    told = next(i for i, line in enumerate(lines) if "Swahili" in line and "FAILED" in line)
+    assert told < next(i for i, line in enumerate(lines) if "Pool" in line and "embed" in line)
+    assert "Turkish        sample compass" in out
+    assert "Traceback" not in out + err
+    code, out, _ = compass("manifest", "-l", "tr")
+    assert code == 0
+    assert "10 examples selected" in out
+
+
+def test_clusters_that_are_languages_are_refused_with_the_remedy(mine, compass, home):
+    themes = ("the river of stone and old sand", "le marche du pain et des pommes")
+    for name in ("usage", "coverage", "pool"):
+        edit(
+            f"{name}.jsonl",
+            lambda i, r: r | {"prompt": f"{themes[i // 30 if 'pool' in r['id'] else i % 2]} {i}"},
+        )(mine)
+    code, out, err = compass("adapt", mine / "compass.yaml")
+    assert code == 2, out + err
+    assert "E61" in out
+    assert "embedding.centre_languages" in out
+    assert "Traceback" not in out + err
+    assert not (home / "store" / "adapter-train").exists()
+
+
+def test_full_disk_keeps_what_was_finished_and_the_next_run_goes_on(
+    mine, compass, home, monkeypatch
+):
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.selection.write_table", full)
+        code, out, err = dry_run(compass, mine)
+    assert code == 2
+    assert "E64" in out
+    assert "compass clean" in out
+    assert "Traceback" not in out + err
+    finished = {p: p.stat().st_mtime_ns for p in (home / "store").glob("embed/*/MANIFEST.json")}
+    assert finished
+    assert not list((home / "store" / "tmp").iterdir())
+    assert dry_run(compass, mine)[0] == 0
+    assert {p: p.stat().st_mtime_ns for p in finished} == finished
+
+
+def test_store_of_another_version_is_left_alone(mine, compass, home):
+    (home / "store").mkdir()
+    (home / "store" / "STORE.json").write_text('{"store_version": 99}')
+    answer = compass("adapt", mine / "compass.yaml")
+    assert_refused(answer, 2, ["E62", "99", "COMPASS_HOME"], home)
+    assert json.loads((home / "store" / "STORE.json").read_text()) == {"store_version": 99}
+
+
+@pytest.mark.parametrize("damage", ["another version", "no database"])
+def test_catalogue_that_cannot_be_read_is_rebuilt_from_the_store(damage, mine, compass, home):
+    assert dry_run(compass, mine)[0] == 0
+    _, before, _ = compass("manifest", "-l", "sw")
+    if damage == "another version":
+        with duckdb.connect(str(home / "catalog.duckdb")) as connection:
+            connection.execute("UPDATE meta SET schema_version = 99")
+    else:
+        (home / "catalog.duckdb").write_bytes(b"not a database" * 1000)
+    code, after, err = compass("manifest", "-l", "sw")
+    assert (code, after) == (0, before)
+    assert "Traceback" not in err
+
+
+# ------------------------------------------------------------------ signals
+SMALL = [
+    "data.n_coverage=60", "data.n_usage=60", "data.n_test=120", "clustering.n_clusters=8",
+    "selection.budget=40", "training.min_steps=400", "training.max_steps=400",
+    "training.checkpoint_every=20", "execution.trainers=1", "baselines=", "languages=sw",
+]  # fmt: skip
+
+
+def processes_of(home):
+    """Return the running processes whose environment names this home."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdigit() and str(home).encode() in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def wait_for(condition, seconds):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at /proc")
+@pytest.mark.parametrize(
+    ("number", "to_all", "code"),
+    [
+        pytest.param(signal.SIGINT, True, 130, id="Ctrl-C in a terminal"),
+        pytest.param(signal.SIGTERM, False, 143, id="terminated"),
+        pytest.param(signal.SIGKILL, False, -9, id="killed"),
+    ],
+)
+def test_interrupted_run_leaves_no_process_and_goes_on_where_it_stopped(
+    number, to_all, code, tmp_path
+):
+    home = tmp_path / "home"
+    config = Path(__file__).parents[2] / "configs" / "starter.yaml"
+    command = [sys.executable, "-m", "flows.cli", "adapt", str(config), *SMALL]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_"))}
+    with (tmp_path / "err.txt").open("w") as err:
+        process = subprocess.Popen(
+            command,
+            env=environment | {"COMPASS_HOME": str(home)},
+            stdout=subprocess.DEVNULL,
+            stderr=err,
+            start_new_session=True,
+        )
+        wait_for(lambda: list(home.glob("store/checkpoints/*/step-*")), 240)
+        os.killpg(process.pid, number) if to_all else process.send_signal(number)
+        assert process.wait(30) == code
+    wait_for(lambda: not processes_of(home), 15)
+    said = (tmp_path / "err.txt").read_text()
+    assert "Traceback" not in said
+    assert "leaked" not in said
+    assert ("finished work is kept" in said) == (number != signal.SIGKILL)
+    before = {p: p.stat().st_mtime_ns for p in home.glob("store/*/*/MANIFEST.json")}
+    assert {p.parent.parent.name for p in before} >= {"ingest", "embed", "cluster", "sample"}
+    again = subprocess.run(
+        command,
+        env=environment | {"COMPASS_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    # A checkpoint that was being written when the signal came is noticed and said.
+    assert not [x for x in again.stderr.splitlines() if not x.startswith("Checkpoint ")]
