@@ -15,7 +15,7 @@ from compass_core.evaluation.groups import ArmScore, score_arm
 from compass_core.evaluation.trivial import majority, string_overlap
 from compass_core.languages import language_name, script
 from compass_core.records import ArtifactRef, table_to_examples
-from compass_core.report.data import ArmResult, ClusterRow, LanguageReport, MapPoint, Role
+from compass_core.report.data import ArmResult, ClusterRow, LanguageReport, MapPoint
 from compass_core.seeding import derive_rng
 from compass_core.storage import read_array, read_json, read_table
 from tasks.evaluation import covered_mask
@@ -52,7 +52,7 @@ def language_report(outcome: Outcome, recipe: Recipe) -> LanguageReport:
         status=outcome["status"],
         arms=arms,
         clusters=_clusters(outcome, refs, selection, main),
-        points=_points(refs, selection),
+        points=_points(refs),
         source_counts=_source_counts(selection),
         health=facts["health"],
         health_warnings=list(facts["warnings"]),
@@ -158,14 +158,10 @@ def _cluster_accuracy(
     return counts.tolist(), accuracies[0], accuracies[1]
 
 
-def _points(refs: Mapping[str, ArtifactRef], selection: ArtifactRef) -> list[MapPoint]:
-    chosen = set(read_array(_folder(selection) / "indices.npy").tolist())
-    points = []
-    for row in read_table(_folder(refs["cluster"]) / "map.parquet").to_pylist():
-        taken = row["role"] == "pool" and row["row"] in chosen
-        role: Role = "selected" if taken else row["role"]
-        points.append(MapPoint(x=row["x"], y=row["y"], role=role, cluster=row["cluster"]))
-    return points
+def _points(refs: Mapping[str, ArtifactRef]) -> list[MapPoint]:
+    if "map" not in refs:
+        return []
+    return [MapPoint(**row) for row in read_table(_folder(refs["map"]) / "map.parquet").to_pylist()]
 
 
 def _source_counts(selection: ArtifactRef) -> dict[str, dict[int, int]]:

@@ -96,7 +96,6 @@ def cluster(
     if found.means:
         write_array(draft.folder / "mean.npy", found.means[language])
     write_json(draft.folder / "space.json", _facts(found, rows, pool, config))
-    write_table(draft.folder / "map.parquet", _map(found, vectors, derive_seed(seed, "map")))
 
 
 def _facts(
@@ -125,35 +124,6 @@ def _facts(
         "health": health.to_dict(),
         "warnings": warnings,
     }
-
-
-def _map(found: Space, vectors: dict[str, ArtifactRef], seed: int) -> pa.Table:
-    """Return a 2-D picture of a bounded number of points per role."""
-    rng = np.random.default_rng(seed)
-    roles, index, parts, ids = [], [], [], []
-    members = {"usage": found.usage_ids, "coverage": found.coverage_ids, "pool": found.pool_ids}
-    for role, cluster_ids in members.items():
-        candidates = (
-            np.flatnonzero(found.foreign) if role == "pool" else np.arange(len(cluster_ids))
-        )
-        size = min(_MAP_POINTS_PER_ROLE, len(candidates))
-        if size == 0:
-            continue
-        chosen = np.sort(rng.choice(candidates, size=size, replace=False))
-        parts.append(np.asarray(_vectors(vectors[role])[chosen]))
-        roles += [role] * size
-        index.append(chosen)
-        ids.append(cluster_ids[chosen])
-    points = project_2d(np.concatenate(parts), seed=seed)
-    return pa.table(
-        {
-            "role": roles,
-            "row": np.concatenate(index),
-            "cluster": np.concatenate(ids),
-            "x": points[:, 0],
-            "y": points[:, 1],
-        }
-    )
 
 
 @stage("gap-score", 1)
@@ -292,3 +262,41 @@ def _clusters(problem: SelectionProblem, chosen: Selection, labels: list[str]) -
     for name, values in counted.items():
         table = table.append_column(name, pa.array(values))
     return table
+
+
+@stage("map", 1, libraries=("scikit-learn", "numpy"))
+def draw_map(
+    draft: Draft,
+    language: str,
+    vectors: dict[str, ArtifactRef],
+    space: ArtifactRef,
+    selection: ArtifactRef,
+    seed: int,
+) -> None:
+    """Place a bounded number of points per role in the plane, for the report: ``map.parquet``."""
+    folder = open_store().folder(space)
+    selected = read_array(open_store().folder(selection) / "indices.npy")
+    others = read_array(folder / "foreign.npy")
+    others[selected] = False
+    clusters = {r: read_array(folder / f"{r}_ids.npy") for r in ("usage", "coverage", "pool")}
+    rows = {
+        "usage": np.arange(len(clusters["usage"])),
+        "coverage": np.arange(len(clusters["coverage"])),
+        "selected": selected,
+        "pool": np.flatnonzero(others),
+    }
+    rng = derive_rng(seed, "map", language)
+    roles, ids, parts = [], [], []
+    for role, candidates in rows.items():
+        size = min(_MAP_POINTS_PER_ROLE, len(candidates))
+        if size == 0:
+            continue
+        chosen = np.sort(rng.choice(candidates, size=size, replace=False))
+        corpus = "pool" if role == "selected" else role
+        roles += [role] * size
+        ids.append(clusters[corpus][chosen])
+        parts.append(np.asarray(_vectors(vectors[corpus])[chosen]))
+    points = project_2d(np.concatenate(parts), seed=derive_seed(seed, "map"))
+    draft.rows = len(roles)
+    table = {"role": roles, "cluster": np.concatenate(ids), "x": points[:, 0], "y": points[:, 1]}
+    write_table(draft.folder / "map.parquet", pa.table(table))
