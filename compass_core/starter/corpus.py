@@ -25,6 +25,7 @@ from babel import Locale
 from babel.core import get_global
 
 from compass_core.errors import InputError
+from compass_core.reading.overlap import normalised
 from compass_core.records import Example
 from compass_core.seeding import derive_rng
 
@@ -190,8 +191,9 @@ def build_language(
     """Cut coverage, usage and test for one target language, with planted topic gaps.
 
     Usage and test share one topic mix, as even as the language's names allow; where a language has
-    too few names the sets are smaller than asked.  The test set depends on `seed` only through
-    which items are left out when there are more than `n_test`.
+    too few names the sets are smaller than asked, and rows that read like a test item are left
+    out.  The test set depends on `seed` only through which items are left out when there are more
+    than `n_test`.
 
     Args:
         language: Canonical code out of `STARTER_LANGUAGES`.
@@ -213,10 +215,17 @@ def build_language(
     covered = [topic for topic in topics if topic not in missing]
     coverage_mix = _common_mix(covered, (train, n_coverage))
     rng = derive_rng(seed, "starter", language)
+    known, asked, items = (
+        _draw(train, coverage_mix, n_coverage, rng),
+        _draw(usage, shares, n_usage, rng),
+        _draw(test, shares, n_test, rng),
+    )
+    # Two keys may have names that differ in punctuation alone (a script and its language).
+    tested = {normalised(row.prompt) for row in items}
     return StarterSplit(
-        coverage=_draw(train, coverage_mix, n_coverage, rng),
-        usage=[_as_prompt(row) for row in _draw(usage, shares, n_usage, rng)],
-        test=[_as_item(row) for row in _draw(test, shares, n_test, rng)],
+        coverage=[row for row in known if normalised(row.prompt) not in tested],
+        usage=[_as_prompt(row) for row in asked if normalised(row.prompt) not in tested],
+        test=[_as_item(row) for row in items],
         missing_topics=missing,
     )
 

@@ -8,6 +8,7 @@ import pytest
 
 from compass_core import starter
 from compass_core.errors import InputError
+from compass_core.reading.overlap import normalised
 from compass_core.starter import corpus
 
 SIZES = {"n_coverage": 200, "n_usage": 150, "n_test": 450, "n_missing_topics": 3}
@@ -158,3 +159,13 @@ def test_key_split_is_a_fixed_function_of_the_key():
     shares = [corpus.key_split(f"k{number}") for number in range(4000)]
     assert shares.count("train") / 4000 == pytest.approx(corpus.TRAIN_SHARE, abs=0.03)
     assert shares.count("usage") / 4000 == pytest.approx(corpus.USAGE_SHARE, abs=0.03)
+
+
+@pytest.mark.parametrize("seed", [11, 12, 13])
+def test_no_training_row_reads_like_a_test_item(seed):
+    split = corpus.build_language(
+        "mar_Deva", seed=seed, n_coverage=300, n_usage=220, n_test=450, n_missing_topics=3
+    )
+    tested = {normalised(item.prompt) for item in split.test}
+    assert not tested & {normalised(row.prompt) for row in [*split.coverage, *split.usage]}
+    assert len(split.coverage) > 250
