@@ -12,7 +12,15 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from compass_core.report.data import LanguageReport, RunReport, StudyReport, is_number, mean
+from compass_core.languages import language_name
+from compass_core.report.data import (
+    LanguageReport,
+    RunReport,
+    StudyCell,
+    StudyReport,
+    is_number,
+    mean,
+)
 from compass_core.report.markup import duration
 
 _WIDTH = 104
@@ -39,7 +47,9 @@ def summary_text(report: RunReport, folder: Path, estimates: Estimates | None = 
         estimates: Of a dry run, by language: ``steps``, ``seconds`` and ``bytes`` of a training.
     """
     blocks = [_headline(report)]
-    if any(language.arms for language in report.languages):
+    if report.study is not None:
+        blocks += [_cells_table(report.study), _study_table(report.study), _trivial_line(report)]
+    elif any(language.arms for language in report.languages):
         blocks.append(_accuracy_table(report))
         blocks.append(
             "Accuracy in % on the test items, which follow the usage, with\n"
@@ -54,8 +64,6 @@ def summary_text(report: RunReport, folder: Path, estimates: Estimates | None = 
                 "matrix-product speed (a GPU is faster, a tiny model slower); disk includes\n"
                 "checkpoints. Run without --dry-run to train."
             )
-    if report.study is not None:
-        blocks.append(_study_table(report.study))
     notes = [fill(note, _NOTE_WIDTH) for note in report.notes]
     blocks += [_problems(report), *notes, _next_steps(report, folder)]
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -145,6 +153,26 @@ def _estimate_cells(estimate: Mapping[str, Any] | None) -> list[str]:
         "unknown" if seconds is None else duration(max(seconds, 1.0)),
         "unknown" if size is None else f"{size / 2**20:.1f} MiB",
     ]
+
+
+def _cells_table(study: StudyReport) -> str:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
+    table.title = f"Accuracy in %, mean over {len(study.seeds)} seeds"
+    table.add_column("language")
+    for arm in study.arms:
+        table.add_column(_ARM_TITLES.get(arm, arm), justify="right")
+    for language in study.languages:
+        cells = [cell for cell in study.cells if cell.language == language]
+        name = language_name(language) if cells else f"{language_name(language)} (failed)"
+        table.add_row(name, *_cell_means(cells, study.arms, "accuracy"))
+    table.add_section()
+    for title, value in (("mean", "accuracy"), *_GROUPS.items()):
+        table.add_row(title, *_cell_means(study.cells, study.arms, value))
+    return _rendered(table)
+
+
+def _cell_means(cells: Sequence[StudyCell], arms: Sequence[str], value: str) -> list[str]:
+    return [_percent(mean([getattr(c, value) for c in cells if c.arm == arm])) for arm in arms]
 
 
 def _study_table(study: StudyReport) -> str:
