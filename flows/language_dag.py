@@ -155,7 +155,7 @@ def adapt(language: str, recipe: Recipe, shared: Shared, *, promote: bool = True
         locate_test(line, recipe, shared)
     outcome = {
         "language": language,
-        "status": "selected",
+        "status": "selected" if dry_run else "scored",
         "seed": recipe.seed,
         "arms": {name: _plain(arm) for name, arm in arms.items()},
     }

@@ -32,6 +32,7 @@ _OUTCOMES = {
     "kept": "champion kept",
     "failed": "FAILED",
     "selected": "selected only",
+    "scored": "compared",
 }
 
 

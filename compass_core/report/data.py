@@ -21,8 +21,9 @@ from compass_core.errors import DataError
 REPORT_VERSION = 1
 """Version of ``report.json``; raised when a reader of the old one would misread the new one."""
 
-Status = Literal["promoted", "kept", "failed", "selected"]
-"""promoted: new champion · kept: the champion stays · failed · selected: nothing was trained."""
+Status = Literal["promoted", "kept", "failed", "selected", "scored"]
+"""promoted: new champion · kept: the champion stays · failed · selected: nothing was trained ·
+scored: trained and compared, never up for promotion."""
 
 Role = Literal["usage", "coverage", "selected", "pool"]
 """What a point of the map is."""

@@ -187,6 +187,7 @@ def _tiles(report: RunReport) -> Html:
         ("promoted", "promoted"),
         ("kept", "kept the champion"),
         ("selected", "selection only"),
+        ("scored", "compared"),
         ("failed", "failed"),
     ):
         n = sum(language.status == status for language in report.languages)

@@ -13,6 +13,7 @@ STATUS_TEXT = {
     "kept": "● Kept the champion",
     "failed": "✕ Failed",
     "selected": "○ Selection only",
+    "scored": "○ Compared",
 }
 
 TRIVIAL_TEXT = {
