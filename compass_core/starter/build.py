@@ -1,4 +1,4 @@
-"""Rebuild the shipped encoder and base model: ``python -m compass_core.starter.build``.
+"""Rebuild or measure the shipped encoder and base: ``python -m compass_core.starter.build``.
 
 Ten to twenty minutes on one core.  Both are functions of the CLDR of the installed babel, the
 scripts in this folder and the seed; other versions of torch may differ in the last digits.
@@ -22,7 +22,8 @@ from compass_core.starter.paths import WEIGHTS, base_path, encoder_path
 def main(arguments: list[str] | None = None) -> int:
     """Rebuild what was asked for and print the encoder's figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("what", nargs="?", choices=("all", "encoder", "base"), default="all")
+    choices = ("all", "encoder", "base", "measure")
+    parser.add_argument("what", nargs="?", default="all", choices=choices)
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder of encoder/ and base/")
     parser.add_argument("--threads", type=int, default=1, help="more threads change the digits")
     chosen = parser.parse_args(arguments)
@@ -30,12 +31,18 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(chosen.threads)
     if chosen.what in ("all", "encoder"):
         path = train_encoder(chosen.out / encoder_path().name)
-        encoder = SentenceTransformer(str(path), device="cpu")
-        for name, value in measure_encoder(encoder).items():
-            sys.stdout.write(f"{name} {value:.3f}\n")
+        _print_figures(path)
+    if chosen.what == "measure":
+        _print_figures(encoder_path())
     if chosen.what in ("all", "base"):
         train_base(chosen.out / base_path().name)
     return 0
+
+
+def _print_figures(path: Path) -> None:
+    encoder = SentenceTransformer(str(path), device="cpu")
+    for name, value in measure_encoder(encoder).items():
+        sys.stdout.write(f"{name} {value:.3f}\n")
 
 
 if __name__ == "__main__":
