@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _print_figures(path: Path) -> None:
-    encoder = SentenceTransformer(str(path), device="cpu")
+    encoder = SentenceTransformer(str(path), device="cpu", trust_remote_code=False)
     for name, value in measure_encoder(encoder).items():
         sys.stdout.write(f"{name} {value:.3f}\n")
 
