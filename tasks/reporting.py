@@ -32,7 +32,7 @@ from compass_core.report.text import (
     source_table_markdown,
     verdict_markdown,
 )
-from compass_core.storage import read_json, write_json, write_text
+from compass_core.storage import read_json, read_table, write_json, write_text
 from compass_core.version import __version__
 from tasks.language_report import failed_report, language_report, read_history, scored_arms
 from tasks.settings import compass_home, open_store, runs_folder, tracking_uri
@@ -164,8 +164,6 @@ def attempt_record(
 
 
 def _licences(selected: ArtifactRef) -> str:
-    from compass_core.storage import read_table
-
     rows = read_table(open_store().folder(selected) / "selected.parquet", ["licence"])
     counts = rows["licence"].value_counts().to_pylist()
     ordered = sorted(counts, key=lambda entry: (-entry["counts"], entry["values"]))
