@@ -188,7 +188,7 @@ DataConfig = Annotated[StarterData | FilesData, Field(discriminator="kind")]
 class EmbeddingConfig(Config):
     """The multilingual encoder."""
 
-    not_in_key = frozenset({"encoder", "revision", "batch_size", "device"})
+    not_in_key = frozenset({"encoder", "revision", "batch_size", "device", "shard_rows"})
 
     encoder: str = "starter"
     """`starter`, a sentence-transformers folder, or a hub id (`intfloat/multilingual-e5-small`)."""
@@ -208,6 +208,12 @@ class EmbeddingConfig(Config):
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
 
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the encoder; `auto`: half precision on a GPU, else float32."""
+
+    shard_rows: PositiveInt = 65_536
+    """Rows per resumable shard of an embedding."""
+
     centre_languages: bool = False
     """Subtract each language's mean vector: the remedy when clusters follow the script."""
 
@@ -220,6 +226,10 @@ class ClusteringConfig(Config):
 
     n_clusters: tuple[PositiveInt, ...] = (20, 40, 60, 80, 100, 120)
     """Numbers of clusters to try; one number fixes it."""
+
+    choose_by: Literal["silhouette", "likelihood", "js"] = "silhouette"
+    """K-Means: what chooses the number of clusters. `silhouette` of the fit; `likelihood` or `js`
+    of usage that was held out of the fit."""
 
     min_cluster_sizes: tuple[PositiveInt, ...] = (5, 10, 20)
     """HDBSCAN: smallest cluster sizes to try."""
@@ -239,7 +249,15 @@ class ClusteringConfig(Config):
 
 
 # --------------------------------------------------------------------------- selection
-STRATEGIES = ("compass", "random", "target-only", "all-data", "similar", "english", "proportional")
+STRATEGIES = (
+    "compass",
+    "random",
+    "target-only",
+    "all-data",
+    "similar",
+    "english",
+    "proportional",
+)
 StrategyName = Literal[
     "compass", "random", "target-only", "all-data", "similar", "english", "proportional"
 ]
@@ -271,6 +289,22 @@ class SelectionConfig(Config):
 
     licences: tuple[str, ...] = ()
     """Licences allowed for selected rows; empty allows all."""
+
+    sources: tuple[str, ...] = ()
+    """Sources allowed for selected rows; empty allows all."""
+
+    exclude_sources: tuple[str, ...] = ()
+    """Sources never selected from."""
+
+    near_duplicates: float = Field(0.8, ge=0.0, le=1.0)
+    """Pool rows whose characters resemble those of a test, usage, coverage or other pool row at
+    least this much (Jaccard similarity) are left out; 0 leaves out exact copies only."""
+
+    decontaminate: bool = True
+    """Leave out pool rows that share a long run of characters with a test item."""
+
+    langrank_model: str = "starter"
+    """`langrank`: `starter`, or a folder written by `compass fit-langrank`."""
 
 
 # --------------------------------------------------------------------------- model, training
