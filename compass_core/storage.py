@@ -35,6 +35,8 @@ from compass_core.records import ArtifactRef
 STORE_VERSION = 1
 MANIFEST_NAME = "MANIFEST.json"
 _VERSION_FILE = "STORE.json"
+ROW_GROUP_ROWS = 16_384
+"""Rows per group of a Parquet file: what a reader holds at a time."""
 _BLOCK = 1 << 20
 _STALE_DRAFT_SECONDS = 6 * 3600
 _LIFE_LINE = ".alive"
@@ -117,7 +119,7 @@ def read_json(path: Path) -> Any:
 def write_table(path: Path, table: pa.Table) -> None:
     """Write `table` as zstd Parquet into a draft folder (the draft's commit makes it durable)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path, compression="zstd")
+    pq.write_table(table, path, compression="zstd", row_group_size=ROW_GROUP_ROWS)
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -256,6 +258,12 @@ class ArtifactStore:
                     "Delete the folder and run the same command again.",
                     code="E29",
                 )
+
+    def set_aside(self, ref: ArtifactRef) -> None:
+        """Take a damaged artefact out of sight; `sweep` removes it later."""
+        with file_lock(self.root / "locks" / "publish.lock"), contextlib.suppress(OSError):
+            (self.root / "tmp").mkdir(exist_ok=True)
+            (self.root / ref.path).rename(self.root / "tmp" / f"damaged-{uuid.uuid4().hex}")
 
     @contextlib.contextmanager
     def build(self, kind: str, key: str, provenance: Mapping[str, Any]) -> Iterator[Draft]:

@@ -13,6 +13,7 @@ import fcntl
 import functools
 import importlib.metadata
 import inspect
+import logging
 import os
 import threading
 import time
@@ -32,12 +33,18 @@ from prefect.runtime import task_run
 from prefect.transactions import IsolationLevel
 
 from compass_core.config import Config
+from compass_core.errors import StoreError
 from compass_core.records import ArtifactRef
-from compass_core.storage import Draft, fingerprint
+from compass_core.storage import ArtifactStore, Draft, fingerprint
 from tasks.retries import RETRIES, RETRY_DELAYS_SECONDS, retry_if_transient
 from tasks.settings import compass_home, open_store
 
 P = ParamSpec("P")
+
+REHASHED = frozenset({"ingest", "embed", "sketch", "assign"})
+"""Kinds whose arrays are used as they lie, memory-mapped: a flipped bit would go unnoticed."""
+_rehashed: set[tuple[str | int, ...]] = set()
+"""Folders, with the times of their files, that this process has hashed already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +201,72 @@ class VerifyingKeyStore(LocalFileSystem):
     def read_path(self, path: str, _sync: bool = True) -> bytes:  # type: ignore[override]
         """Return the record of key `path`; fail like a missing file without its artefact."""
         kind, _, key = Path(path).name.rpartition("-")
-        if open_store().find(kind, key) is None:
+        if _whole(open_store(), kind, key) is None:
             raise FileNotFoundError(path)
         return self._resolve_path(path).read_bytes()
+
+
+def part(
+    kind: str, version: int, *, libraries: tuple[str, ...] = ()
+) -> Callable[[Callable[Concatenate[Draft, P], None]], Callable[P, ArtifactRef]]:
+    """Turn ``body(draft, **params)`` into a function that makes its artefact once.
+
+    A stage is such a function run as a task. Stages use parts for what several of them share and
+    for pieces, such as one shard, that stay as they are when others are added.
+
+    Args:
+        kind: Name of the artefact's folder in the store.
+        version: Raise it when the body's result changes.
+        libraries: Distributions whose version is part of the key.
+    """
+
+    def decorate(body: Callable[Concatenate[Draft, P], None]) -> Callable[P, ArtifactRef]:
+        parameters = list(inspect.signature(body).parameters.values())[1:]
+        public = inspect.signature(body).replace(parameters=parameters)
+
+        @functools.wraps(body)
+        def produce(*args: P.args, **kwargs: P.kwargs) -> ArtifactRef:
+            bound = public.bind(*args, **kwargs)
+            bound.apply_defaults()
+            store = open_store()
+            key = stage_key(kind, version, bound.arguments, libraries)
+            found = _whole(store, kind, key)
+            if found is None:
+                provenance = {
+                    "stage_version": version,
+                    "inputs": cast(dict[str, Any], key_value(bound.arguments)),
+                }
+                with store.build(kind, key, provenance) as draft:
+                    body(draft, *args, **kwargs)
+                found = store.put(kind, key, draft)
+                _log(found)
+            return found
+
+        return produce
+
+    return decorate
+
+
+def _whole(store: ArtifactStore, kind: str, key: str) -> ArtifactRef | None:
+    """Return the finished artefact; of a kind that is read as it lies, its content is re-hashed.
+
+    A damaged one is moved aside, so that it is made anew and never used.
+    """
+    found = store.find(kind, key)
+    if found is None or kind not in REHASHED:
+        return found
+    folder = store.root / found.path
+    state = (str(folder), *sorted(path.stat().st_mtime_ns for path in folder.iterdir()))
+    if state in _rehashed:
+        return found
+    try:
+        store.verify(found)
+    except StoreError as error:
+        _say(logging.WARNING, "%s It is made anew.", error)
+        store.set_aside(found)
+        return None
+    _rehashed.add(state)
+    return found
 
 
 def stage(
@@ -214,24 +284,11 @@ def stage(
         signature = inspect.signature(body)
         parameters = list(signature.parameters.values())[1:]
         public = signature.replace(parameters=parameters, return_annotation=dict[str, Any])
+        produce = part(kind, version, libraries=libraries)(body)
 
         @functools.wraps(body)
         def run(*args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
-            bound = public.bind(*args, **kwargs)
-            bound.apply_defaults()
-            store = open_store()
-            key = stage_key(kind, version, bound.arguments, libraries)
-            found = store.find(kind, key)
-            if found is None:
-                provenance = {
-                    "stage_version": version,
-                    "inputs": cast(dict[str, Any], key_value(bound.arguments)),
-                }
-                with store.build(kind, key, provenance) as draft:
-                    body(draft, *args, **kwargs)
-                found = store.put(kind, key, draft)
-                _log(found)
-            return found.to_dict()
+            return produce(*args, **kwargs).to_dict()
 
         run.__signature__ = public  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -261,10 +318,15 @@ def stage(
 
 
 def _log(made: ArtifactRef) -> None:
+    kilobytes = made.bytes / 1000
+    _say(
+        logging.INFO, "%s: %d rows, %.1f kB in store/%s", made.kind, made.rows, kilobytes, made.path
+    )
+
+
+def _say(level: int, message: str, *values: Any) -> None:
     with contextlib.suppress(MissingContextError):  # a stage called outside of any run
-        get_run_logger().info(
-            "%s: %d rows, %.1f kB in store/%s", made.kind, made.rows, made.bytes / 1000, made.path
-        )
+        get_run_logger().log(level, message, *values)
 
 
 def _name_of_run() -> str:
@@ -286,6 +348,7 @@ __all__ = [
     "VerifyingKeyStore",
     "as_ref",
     "key_value",
+    "part",
     "stage",
     "stage_key",
 ]

@@ -1,21 +1,28 @@
-"""The semantic space of one target language: clusters, who lies where, and whether to trust it.
+"""The semantic space of one target language: its clusters, how far they reach, who lies where.
 
 Clusters are fitted on usage and coverage (switch: also the pool); everything else is assigned to
 its nearest centroid. With no coverage a seeded sample of the pool takes part in the fit, because a
-few hundred usage points cannot carry the clusters alone.
+few hundred usage points cannot carry the clusters alone. So a pool that grows leaves the clusters
+as they are, and only its new shards are assigned.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compass_core.config import ClusteringConfig
 from compass_core.seeding import derive_rng, derive_seed
-from compass_core.selection.centring import centre_languages
+from compass_core.selection.centring import (
+    CentredVectors,
+    language_means,
+    subtract_means,
+    sum_by_language,
+)
 from compass_core.selection.clustering import (
     Clusters,
     assign_clusters,
@@ -23,6 +30,7 @@ from compass_core.selection.clustering import (
     leave_one_out_distances,
     relevance_radii,
 )
+from compass_core.selection.drawing import Keys, random_priorities
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int32]
@@ -30,7 +38,7 @@ IntArray = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Space:
-    """The clusters of one language and everybody's place in them.
+    """The clusters of one language, and where its own examples lie.
 
     Attributes:
         clusters: The fitted clusters and the curve they were chosen from.
@@ -38,10 +46,7 @@ class Space:
         usage_ids: (U,) cluster of each usage prompt.
         usage_distances: (U,) distance to its centroid as placed without it.
         coverage_ids: (D,) cluster of each coverage example.
-        pool_ids: (A,) cluster of each pool example (rows of the target language included).
-        pool_distances: (A,) distance to its centroid.
-        foreign: (A,) True where the pool row is in another language than the target.
-        means: Mean vector of each language that was subtracted; empty without centring.
+        coverage_distances: (D,) the same of the coverage.
     """
 
     clusters: Clusters
@@ -49,15 +54,29 @@ class Space:
     usage_ids: IntArray
     usage_distances: FloatArray
     coverage_ids: IntArray
-    pool_ids: IntArray
-    pool_distances: FloatArray
-    foreign: NDArray[np.bool_]
-    means: Mapping[str, FloatArray]
+    coverage_distances: FloatArray
 
     @property
     def n_clusters(self) -> int:
         """K."""
         return int(self.clusters.centroids.shape[0])
+
+
+@dataclass(frozen=True)
+class PlacedSpace(Space):
+    """A space with a whole pool in it.
+
+    Attributes:
+        pool_ids: (A,) cluster of each pool example (rows of the target language included).
+        pool_distances: (A,) distance to its centroid.
+        foreign: (A,) True where the pool row is in another language than the target.
+        means: Mean vector of each language that was subtracted; empty without centring.
+    """
+
+    pool_ids: IntArray
+    pool_distances: FloatArray
+    foreign: NDArray[np.bool_]
+    means: Mapping[str, FloatArray]
 
 
 @dataclass(frozen=True)
@@ -67,32 +86,42 @@ class Vectors:
     Attributes:
         usage: (U, d).
         coverage: (D, d); D may be 0.
-        pool: (A, d), memory-mapped or not.
+        pool: (A, d); an array, memory-mapped, or in shards.
         pool_languages: (A,) canonical language of each pool row.
+        pool_keys: (A,) keys of the ids; without them chance goes by the order of the rows.
     """
 
     usage: FloatArray
     coverage: FloatArray
-    pool: FloatArray
+    pool: Any
     pool_languages: NDArray[np.str_]
+    pool_keys: Keys | None = None
 
 
-def build_space(
-    language: str, vectors: Vectors, config: ClusteringConfig, *, centre: bool, seed: int
+def fit_space(
+    language: str,
+    usage: FloatArray,
+    coverage: FloatArray,
+    pool_sample: FloatArray | None,
+    config: ClusteringConfig,
+    *,
+    seed: int,
 ) -> Space:
-    """Fit the clusters of `language` and assign usage, coverage and pool to them.
+    """Fit the clusters of `language` and measure how far they reach.
 
     Args:
-        language: Canonical target language; its own rows in the pool are left out.
-        vectors: Embeddings by role.
-        config: Method, grid, radius.
-        centre: Subtract each language's mean first (the remedy against clusters by script).
+        language: Canonical target language.
+        usage: (U, d).
+        coverage: (D, d); D may be 0.
+        pool_sample: (S, d) pool rows that take part in the fit, see `needs_pool`; or None.
+        config: Method, grid, choice, radius.
         seed: Run seed.
     """
-    vectors, means = _centred(language, vectors) if centre else (vectors, {})
-    foreign = vectors.pool_languages != language
-    others = np.flatnonzero(foreign)
-    fit = _fit_vectors(vectors, others, config, derive_rng(seed, "cluster-sample", language))
+    parts = [usage, *([coverage] if len(coverage) else [])]
+    n_own = sum(len(part) for part in parts)
+    if pool_sample is not None and len(pool_sample):
+        parts.append(pool_sample)
+    fit = np.concatenate(parts)
     clusters = fit_clusters(
         fit,
         method=config.method,
@@ -101,19 +130,50 @@ def build_space(
         seed=derive_seed(seed, "cluster", language) % 2**31,
     )
     centroids = clusters.centroids
-    fit_ids, _ = assign_clusters(fit, centroids)
+    ids, _ = assign_clusters(fit, centroids)
     # A row lies nearer to a centroid that it helped to place than any new row can: measured
     # without it, the radius admits new rows at the stated rate.
-    fit_distances = leave_one_out_distances(fit, fit_ids, len(centroids))
-    radii = relevance_radii(fit_distances, fit_ids, len(centroids), config.relevance_quantile)
-    n_usage = len(vectors.usage)
-    pool_ids, pool_distances = assign_clusters(vectors.pool, centroids)
+    distances = leave_one_out_distances(fit, ids, len(centroids))
+    own = slice(len(usage), n_own)
     return Space(
         clusters=clusters,
-        radii=radii,
-        usage_ids=fit_ids[:n_usage],
-        usage_distances=fit_distances[:n_usage],
-        coverage_ids=_assign(vectors.coverage, centroids),
+        radii=relevance_radii(distances, ids, len(centroids), config.relevance_quantile),
+        usage_ids=ids[: len(usage)],
+        usage_distances=distances[: len(usage)],
+        coverage_ids=ids[own],
+        coverage_distances=distances[own],
+    )
+
+
+def build_space(
+    language: str, vectors: Vectors, config: ClusteringConfig, *, centre: bool, seed: int
+) -> PlacedSpace:
+    """Fit the clusters of `language` and assign usage, coverage and a whole pool to them.
+
+    Args:
+        language: Canonical target language; its own rows in the pool take no part in the fit.
+        vectors: Embeddings by role.
+        config: Method, grid, choice, radius.
+        centre: Subtract each language's mean first (the remedy against clusters by script).
+        seed: Run seed.
+    """
+    usage, coverage, pool = vectors.usage, vectors.coverage, vectors.pool
+    means: dict[str, FloatArray] = {}
+    if centre:
+        own = [sum_by_language(v, np.full(len(v), language)) for v in (usage, coverage) if len(v)]
+        means = language_means([*own, sum_by_language(pool, vectors.pool_languages)])
+        usage, coverage = (take_off(v, means[language]) for v in (usage, coverage))
+        pool = CentredVectors(pool, vectors.pool_languages, means)
+    sample = None
+    foreign = vectors.pool_languages != language
+    if needs_pool(config, len(coverage)):
+        keys = vectors.pool_keys
+        keys = np.arange(len(foreign), dtype=np.uint64) if keys is None else keys
+        sample = pool[sample_rows(language, foreign, keys, config, seed=seed)]
+    space = fit_space(language, usage, coverage, sample, config, seed=seed)
+    pool_ids, pool_distances = assign_clusters(pool, space.clusters.centroids)
+    return PlacedSpace(
+        **vars(space),
         pool_ids=pool_ids,
         pool_distances=pool_distances,
         foreign=foreign,
@@ -121,46 +181,48 @@ def build_space(
     )
 
 
+def needs_pool(config: ClusteringConfig, n_coverage: int) -> bool:
+    """Say whether pool rows take part in the fit: asked for, or there is no coverage."""
+    return n_coverage == 0 or config.fit_on == "usage+coverage+pool"
+
+
+def sample_rows(
+    language: str,
+    foreign: NDArray[np.bool_],
+    keys: Keys,
+    config: ClusteringConfig,
+    *,
+    seed: int,
+) -> NDArray[np.int64]:
+    """Return the pool rows that take part in the fit, ascending; chance goes by the rows' keys.
+
+    Args:
+        language: Canonical target language.
+        foreign: (A,) rows of other languages.
+        keys: (A,) keys of the rows' ids.
+        config: `pool_fit_sample` bounds their number.
+        seed: Run seed.
+    """
+    others = np.flatnonzero(foreign)
+    if len(others) <= config.pool_fit_sample:
+        return others
+    chance = random_priorities(keys[others], derive_rng(seed, "cluster-sample", language))
+    return np.sort(
+        others[np.argpartition(chance, config.pool_fit_sample)[: config.pool_fit_sample]]
+    )
+
+
+def take_off(vectors: FloatArray, mean: FloatArray) -> FloatArray:
+    """Return `vectors` (N, d) of one language centred by its `mean` (d,)."""
+    if len(vectors) == 0:
+        return vectors
+    return subtract_means(vectors, np.broadcast_to(mean, vectors.shape))
+
+
 def locate(
     vectors: FloatArray, centroids: FloatArray, mean: FloatArray | None
 ) -> tuple[IntArray, FloatArray]:
     """Return cluster and distance of new texts of the target language, (N,) each."""
     if mean is not None:
-        vectors = vectors - mean
-        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        vectors = take_off(vectors, mean)
     return assign_clusters(vectors, centroids)
-
-
-def _assign(vectors: FloatArray, centroids: FloatArray) -> IntArray:
-    if len(vectors) == 0:
-        return np.zeros(0, dtype=np.int32)
-    return assign_clusters(vectors, centroids)[0]
-
-
-def _fit_vectors(
-    vectors: Vectors, others: NDArray[np.int64], config: ClusteringConfig, rng: np.random.Generator
-) -> FloatArray:
-    parts: list[FloatArray] = [vectors.usage]
-    if len(vectors.coverage):
-        parts.append(vectors.coverage)
-    if not len(vectors.coverage) or config.fit_on == "usage+coverage+pool":
-        size = min(config.pool_fit_sample, len(others))
-        chosen = np.sort(rng.choice(others, size=size, replace=False))
-        parts.append(np.asarray(vectors.pool[chosen]))
-    return np.concatenate(parts)
-
-
-def _centred(language: str, vectors: Vectors) -> tuple[Vectors, Mapping[str, FloatArray]]:
-    """Centre every language; usage, coverage and pool rows of the target share one mean."""
-    own = [part for part in (vectors.usage, vectors.coverage) if len(part)]
-    stacked = np.concatenate([*own, np.asarray(vectors.pool)])
-    n_own = sum(len(part) for part in own)
-    languages = np.concatenate([np.full(n_own, language), vectors.pool_languages])
-    moved, means = centre_languages(stacked, languages)
-    n_usage = len(vectors.usage)
-    return Vectors(
-        usage=moved[:n_usage],
-        coverage=moved[n_usage:n_own],
-        pool=moved[n_own:],
-        pool_languages=vectors.pool_languages,
-    ), means
