@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -17,6 +18,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -25,6 +27,7 @@ from pydantic_core import CoreSchema
 
 from compass_core.errors import LanguageError
 from compass_core.languages import canonical_language
+from compass_core.selection.registry import strategy_names
 
 
 class Config(BaseModel):
@@ -249,17 +252,20 @@ class ClusteringConfig(Config):
 
 
 # --------------------------------------------------------------------------- selection
-STRATEGIES = (
-    "compass",
-    "random",
-    "target-only",
-    "all-data",
-    "similar",
-    "english",
-    "proportional",
-)
-StrategyName = Literal[
-    "compass", "random", "target-only", "all-data", "similar", "english", "proportional"
+STRATEGIES = strategy_names()
+"""Strategies of this installation: COMPASS's own and those of installed packages."""
+
+
+def _known_strategy(name: str) -> str:
+    if name not in STRATEGIES:
+        raise ValueError(f"{name!r} is not a strategy; choose {', '.join(STRATEGIES)}")
+    return name
+
+
+StrategyName = Annotated[
+    str,
+    AfterValidator(_known_strategy),
+    WithJsonSchema({"type": "string", "enum": list(STRATEGIES)}),
 ]
 
 
@@ -285,7 +291,10 @@ class SelectionConfig(Config):
     """0: languages as the pool has them; 1: every source language equally often."""
 
     similar_languages: PositiveInt = 3
-    """`similar`: number of source languages."""
+    """`similar`, `langsim`, `langrank`: number of source languages."""
+
+    dsir_target: Literal["usage", "usage+coverage"] = "usage"
+    """`dsir`: texts whose words the selection should resemble."""
 
     licences: tuple[str, ...] = ()
     """Licences allowed for selected rows; empty allows all."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,17 @@ from compass_core.selection.gap import Counts, count_clusters
 DrawMethod = Literal["uniform", "nearest", "diverse"]
 Keys = NDArray[np.uint64]
 Rows = NDArray[np.int64]
+
+
+class VectorSource(Protocol):
+    """What selection asks of the pool's vectors: an array, in memory, mapped, or in parts."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any) -> Any:
+        """Return (n, d) vectors of a slice or of (n,) row numbers."""
+        ...
+
 
 _MAX_SPREAD_CANDIDATES = 4_096
 """`diverse` spreads over at most this many (or 4 per example wanted) random rows of a cluster."""
@@ -54,7 +65,7 @@ def draw_examples(  # noqa: PLR0913 - five arrays of the pool and the ways to dr
     language_balance: float = 0.0,
     rng: np.random.Generator,
     keys: Keys | None = None,
-    vectors: NDArray[np.floating[Any]] | None = None,
+    vectors: VectorSource | None = None,
 ) -> Rows:
     """Draw `allocation[k]` available examples from every cluster k, without replacement.
 
@@ -113,7 +124,7 @@ class _Drawer:
         method: DrawMethod,
         distances: NDArray[np.floating[Any]],
         priorities: Keys,
-        vectors: NDArray[np.floating[Any]] | None,
+        vectors: VectorSource | None,
     ) -> None:
         self._method = method
         self._distances = distances

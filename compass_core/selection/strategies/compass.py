@@ -33,7 +33,7 @@ def select(problem: SelectionProblem, budget: int, rng: np.random.Generator) -> 
         method=problem.draw,
         language_balance=problem.language_balance,
         rng=rng,
-        keys=problem.keys,
+        keys=problem.pool_keys,
         vectors=problem.pool_vectors,
     )
     by_cluster = [_reason(cluster, value) for cluster, value in enumerate(gap.gap)]

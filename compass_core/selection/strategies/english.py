@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from compass_core.selection.problem import Selection, SelectionProblem
-from compass_core.selection.strategies.random_draw import draw_from
+from compass_core.selection.strategies._filling import draw_from
 
 ENGLISH = "eng_Latn"
 

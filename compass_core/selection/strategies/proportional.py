@@ -29,7 +29,7 @@ def select(problem: SelectionProblem, budget: int, rng: np.random.Generator) -> 
         plan.counts,
         problem.candidates,
         rng=rng,
-        keys=problem.keys,
+        keys=problem.pool_keys,
     )
     by_cluster = [f"usage {p:.3f} in cluster {k}" for k, p in enumerate(gap.usage_share)]
     reasons = [by_cluster[cluster] for cluster in problem.pool_cluster_ids[indices]]

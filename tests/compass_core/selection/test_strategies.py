@@ -8,12 +8,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from compass_core.config import STRATEGIES as CONFIG_NAMES
-from compass_core.errors import DataError, InsufficientPoolError
+from compass_core.config import AdaptConfig, SelectionConfig
+from compass_core.errors import ConfigError, DataError, InsufficientPoolError
+from compass_core.selection.drawing import example_keys
 from compass_core.selection.gap import GapTable, js_divergence
 from compass_core.selection.problem import SelectionProblem
-from compass_core.selection.strategies import STRATEGIES
+from compass_core.selection.strategies import STRATEGIES, select_examples
 
 TARGET = "swh_Latn"
 LANGUAGES = np.array(["eng_Latn", "fra_Latn", "yor_Latn", TARGET])
@@ -21,7 +24,7 @@ K = 10
 BUDGET = 150
 
 
-def make_problem(seed=0, n=2000):
+def make_problem(seed=0, n=2000, n_usage=60):
     """Usage over all clusters, coverage over the first five only: the gap is in the last five."""
     rng = np.random.default_rng(seed)
     clusters = rng.integers(0, K, n).astype(np.int32)
@@ -35,29 +38,50 @@ def make_problem(seed=0, n=2000):
         K,
         available=allowed & available,
     )
-    vectors = rng.normal(size=(n, 8))
+    texts = [text_of(name, k, rng) for name, k in zip(languages, clusters, strict=True)]
     return SelectionProblem(
         language=TARGET,
-        pool_ids=[f"id-{i}" for i in range(n)],
+        pool_keys=example_keys(f"id-{i}" for i in range(n)),
         pool_languages=languages,
         pool_cluster_ids=clusters,
         pool_distances=rng.random(n).astype(np.float32),
         available=available,
         allowed=allowed,
         gap=gap,
-        language_similarity={"eng_Latn": 0.2, "fra_Latn": 0.6, "yor_Latn": 0.5},
         similar_languages=2,
-        pool_vectors=(vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32),
+        usage_texts=[text_of(TARGET, k, rng) for k in rng.integers(0, K, n_usage)],
+        coverage_texts=[text_of(TARGET, k, rng) for k in rng.integers(0, 5, 80)],
+        pool_texts=lambda: batches(texts),
+        usage_vectors=unit(rng.normal(size=(n_usage, 8))),
+        pool_vectors=unit(rng.normal(size=(n, 8))),
     )
 
 
+def text_of(language, cluster, rng):
+    """Words of a language and of a topic; fra and yor share half of the target's words."""
+    own = {"eng_Latn": "e", "fra_Latn": "s", "yor_Latn": "s", TARGET: "s"}[language]
+    words = [f"{own}{rng.integers(0, 30)}w" for _ in range(4)]
+    words += [f"{language[:3]}{rng.integers(0, 30)}" for _ in range(3)]
+    return " ".join([*words, f"topic{cluster}", f"theme{cluster}"])
+
+
+def unit(vectors):
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def batches(texts, size=300):
+    return iter([texts[i : i + size] for i in range(0, len(texts), size)])
+
+
 def reordered(problem, order):
+    texts = [text for batch in problem.pool_texts() for text in batch]
     return replace(
         problem,
-        pool_ids=[problem.pool_ids[i] for i in order],
+        pool_texts=lambda: batches([texts[i] for i in order], size=170),
         **{
             name: getattr(problem, name)[order]
             for name in (
+                "pool_keys",
                 "pool_languages",
                 "pool_cluster_ids",
                 "pool_distances",
@@ -69,14 +93,24 @@ def reordered(problem, order):
     )
 
 
-def test_the_registry_has_exactly_the_names_of_the_configuration():
+def test_the_configuration_offers_every_strategy_as_a_choice():
     assert tuple(STRATEGIES) == CONFIG_NAMES
+    schema = AdaptConfig.model_json_schema()
+    assert schema["$defs"]["SelectionConfig"]["properties"]["strategy"]["enum"] == [*CONFIG_NAMES]
+    assert schema["properties"]["baselines"]["items"]["enum"] == [*CONFIG_NAMES]
+
+
+def test_a_strategy_that_does_not_exist_is_refused_with_the_names_of_those_that_do():
+    with pytest.raises(ValidationError, match="choose compass, all-data, "):
+        SelectionConfig(strategy="magic")
+    with pytest.raises(ConfigError, match="choose compass, all-data, "):
+        select_examples("magic", make_problem(), BUDGET, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_strategy_takes_each_row_once_allowed_ones_only_and_never_the_target_language(name):
     problem = make_problem()
-    selection = STRATEGIES[name](problem, BUDGET, np.random.default_rng(0))
+    selection = select_examples(name, problem, BUDGET, np.random.default_rng(0))
     rows = selection.indices
     assert (np.diff(rows) > 0).all()
     assert problem.allowed[rows].all()
@@ -94,7 +128,7 @@ def test_strategy_depends_on_ids_and_seed_but_not_on_the_order_of_the_pool(name)
     other = reordered(problem, np.random.default_rng(3).permutation(2000))
     first = STRATEGIES[name](problem, BUDGET, np.random.default_rng(1)).indices
     second = STRATEGIES[name](other, BUDGET, np.random.default_rng(1)).indices
-    assert {problem.pool_ids[i] for i in first} == {other.pool_ids[i] for i in second}
+    assert {*problem.pool_keys[first].tolist()} == {*other.pool_keys[second].tolist()}
     again = STRATEGIES[name](problem, BUDGET, np.random.default_rng(1)).indices
     assert (first == again).all()
 
