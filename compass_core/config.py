@@ -281,6 +281,10 @@ class SelectionConfig(Config):
     smoothing: PositiveFloat = 0.5
     """Pseudo-count α of the shares, equations (1) and (2)."""
 
+    shrinkage: Literal["additive", "adaptive"] = "additive"
+    """How usage shares are estimated from few prompts: `additive` smoothing, or `adaptive`, which
+    learns from the counts how even the shares are."""
+
     rule: Literal["waterfill", "gap", "importance"] = "waterfill"
     """How the budget is split over clusters."""
 

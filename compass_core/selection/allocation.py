@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from compass_core.errors import DataError, InsufficientPoolError
-from compass_core.selection.gap import Counts, Shares, measure_gap, smoothed_shares
+from compass_core.selection.gap import Counts, measure_gap
+from compass_core.selection.shrinkage import Shares, smoothed_shares
 
 AllocationRule = Literal["waterfill", "gap", "importance"]
 _REMAINDER_DIGITS = 9

@@ -1,6 +1,6 @@
-"""Where usage exceeds coverage: smoothed shares, the gap, and divergences between shares.
+"""Where usage exceeds coverage: the gap, and divergences between shares.
 
-Equations (1)-(3) and (5) of the method notes. All logarithms are base 2: divergences are in bits.
+Equations (3) and (5) of the method notes. All logarithms are base 2: divergences are in bits.
 """
 
 from __future__ import annotations
@@ -13,41 +13,20 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from compass_core.errors import DataError
+from compass_core.selection.shrinkage import Shares, ShrinkageRule, smoothed_shares, usage_shares
+
+__all__ = [
+    "Counts",
+    "GapTable",
+    "Shares",
+    "count_clusters",
+    "js_divergence",
+    "kl_divergence",
+    "measure_gap",
+    "smoothed_shares",
+]
 
 Counts = NDArray[np.int64]
-Shares = NDArray[np.float64]
-
-
-def smoothed_shares(counts: ArrayLike, smoothing: float = 0.5) -> Shares:
-    """Return additively smoothed shares, equations (1) and (2): (c_k + α) / (Σ c + αK).
-
-    With no examples at all the shares are uniform, which is what an empty coverage means.
-
-    Args:
-        counts: (K,) examples per cluster, >= 0.
-        smoothing: pseudo-count α per cluster, > 0.
-
-    Returns:
-        (K,) shares, all > 0, summing to 1.
-
-    Raises:
-        DataError: `counts` is not a vector of non-negative numbers, or `smoothing` is not positive.
-
-    Examples:
-        >>> smoothed_shares([3, 0], smoothing=0.5)
-        array([0.875, 0.125])
-        >>> smoothed_shares([0, 0])
-        array([0.5, 0.5])
-    """
-    values = np.asarray(counts, dtype=np.float64)
-    if values.ndim != 1 or len(values) == 0 or not np.isfinite(values).all() or values.min() < 0:
-        raise DataError(
-            f"Shares need one non-negative count per cluster; got an array of shape {values.shape}."
-        )
-    if not smoothing > 0:
-        raise DataError(f"selection.smoothing must be > 0, got {smoothing}.", code="E42")
-    shares: Shares = (values + smoothing) / (values.sum() + smoothing * len(values))
-    return shares
 
 
 def measure_gap(usage_share: Shares, coverage_share: Shares) -> Shares:
@@ -111,7 +90,7 @@ class GapTable:
     Attributes:
         usage_count: Usage prompts e_k.
         coverage_count: Existing training examples n_k.
-        usage_share: Smoothed p_k, equation (1).
+        usage_share: Estimated p_k: equation (1), or as `shrinkage` says.
         coverage_share: Smoothed q_k, equation (2).
         gap: max(0, p_k − q_k), equation (3).
         capacity: Pool examples c_k that may be taken.
@@ -134,6 +113,7 @@ class GapTable:
         *,
         available: NDArray[np.bool_] | None = None,
         smoothing: float = 0.5,
+        shrinkage: ShrinkageRule = "additive",
     ) -> GapTable:
         """Count the assignments and measure the gap.
 
@@ -144,6 +124,7 @@ class GapTable:
             n_clusters: K.
             available: (|A|,) which pool examples may be taken; all if None.
             smoothing: α of equations (1) and (2).
+            shrinkage: how the usage shares are estimated, see `usage_shares`.
 
         Raises:
             DataError: there is no usage, or an id lies outside [0, K).
@@ -156,7 +137,7 @@ class GapTable:
         pool = pool_cluster_ids if available is None else pool_cluster_ids[available]
         usage_count = count_clusters(usage_cluster_ids, n_clusters)
         coverage_count = count_clusters(coverage_cluster_ids, n_clusters)
-        usage_share = smoothed_shares(usage_count, smoothing)
+        usage_share = usage_shares(usage_count, smoothing=smoothing, shrinkage=shrinkage)
         coverage_share = smoothed_shares(coverage_count, smoothing)
         return cls(
             usage_count=usage_count,
