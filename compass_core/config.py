@@ -95,9 +95,11 @@ class CorpusConfig(Config):
 
     not_in_key = frozenset({"path", "revision"})
 
-    path: str
-    """File (JSONL, CSV, Parquet, also gzipped), a `datasets` folder, or a hub id such as
-    `CohereForAI/aya_dataset`."""
+    path: str | tuple[str, ...]
+    """File (JSONL, CSV, Parquet, also gzipped), a folder of such files, a pattern (`pool/*.jsonl`),
+    a list of files and patterns, a `datasets` folder, or a hub id such as
+    `CohereForAI/aya_dataset`. Each file of a pool is read on its own, so a new one leaves what was
+    made of the others as it is."""
 
     name: str = ""
     """Configuration of a hub dataset; `{language}` is replaced by the language's ISO 639-1 code."""
@@ -135,6 +137,10 @@ class CorpusConfig(Config):
     licence: str = ""
     """Licence of every row, where the file has no such column."""
 
+    source: str = ""
+    """Origin of every row, where the file has no such column; empty: the name of the folder, else
+    of the file."""
+
     hash_split: str = Field("", pattern=r"^(|(100|[0-9]{1,2})-(100|[0-9]{1,2}))$")
     """For data without splits: keep the rows whose hash, a number from 0 to 99, is in this range
     (`0-70` keeps 70 %). Translations (equal `parallel_id`) and equal prompts stay together."""
@@ -144,6 +150,26 @@ class CorpusConfig(Config):
 
     limit: NonNegativeInt = 0
     """Rows to read at most, per language; 0 reads all."""
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        listed = [value] if isinstance(value, str) else value
+        if not isinstance(listed, (list, tuple)) or not all(isinstance(p, str) for p in listed):
+            raise ValueError("give a path, or a list of paths (quote them)")
+        if not listed:
+            raise ValueError("the list of paths is empty; give one at least")
+        return value
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """`path` as a list, whether one was given or several."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+    @property
+    def place(self) -> str:
+        """`path` for a message."""
+        return ", ".join(self.paths)
 
 
 class StarterData(Config):
@@ -249,6 +275,14 @@ class ClusteringConfig(Config):
 
     script_guard: Literal["refuse", "warn", "off"] = "refuse"
     """What to do when clusters follow the language instead of the meaning."""
+
+    min_retrieval: float = Field(0.0, ge=0.0, le=1.0)
+    """Refuse an encoder that finds fewer translations than this share, where rows have any;
+    0 only warns."""
+
+    max_usage_outside: float = Field(1.0, ge=0.0, le=1.0)
+    """Refuse clusters that leave more than this share of usage beyond every radius; 1 only
+    warns."""
 
 
 # --------------------------------------------------------------------------- selection

@@ -193,10 +193,16 @@ def _resolve_paths(document: Document, folder: Path) -> None:
         data.setdefault("kind", "files" if any(role in data for role in _ROLES) else "starter")
         for role in _ROLES:
             corpus = data.get(role)
-            if isinstance(corpus, dict) and isinstance(corpus.get("path"), str):
+            if isinstance(corpus, dict):
                 key = f"data.{role}.path"
                 start = Path.cwd() if key in document.overridden else folder
-                corpus["path"] = _corpus_path(corpus, key, start, document)
+                given = corpus.get("path")
+                if isinstance(given, str):
+                    corpus["path"] = _corpus_path(corpus, given, key, start, document)
+                elif isinstance(given, list) and all(isinstance(text, str) for text in given):
+                    corpus["path"] = [
+                        _corpus_path(corpus, text, key, start, document) for text in given
+                    ]
     for section, field in (("base", "model"), ("embedding", "encoder")):
         part = values.get(section)
         if isinstance(part, dict) and isinstance(part.get(field), str) and part[field]:
@@ -207,9 +213,10 @@ def _resolve_paths(document: Document, folder: Path) -> None:
                 part[field] = os.path.normpath(local)
 
 
-def _corpus_path(corpus: Mapping[str, Any], key: str, start: Path, document: Document) -> str:
+def _corpus_path(
+    corpus: Mapping[str, Any], text: str, key: str, start: Path, document: Document
+) -> str:
     """Fill in environment variables and make a local path absolute."""
-    text: str = corpus["path"]
     unset = [name for name in _VARIABLE.findall(text) if not os.environ.get(name)]
     if unset:
         line = document.lines.get(tuple(key.split(".")))

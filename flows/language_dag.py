@@ -17,7 +17,15 @@ from tasks.caching import ModelRef, as_ref
 from tasks.embedding import embed
 from tasks.estimating import estimate_language
 from tasks.evaluation import evaluate, locate
-from tasks.ingestion import Sources, check_corpora, check_sources, corpus_config, ingest
+from tasks.ingestion import (
+    PoolSource,
+    Sources,
+    check_corpora,
+    check_pool,
+    check_sources,
+    corpus_config,
+    ingest,
+)
 from tasks.interruption import go_on_or_raise, stop_requested
 from tasks.preflight import all_refused, budget_check
 from tasks.progress import beat
@@ -94,15 +102,7 @@ def prepare_shared(recipe: Recipe, base_folder: str, cells: Sequence[Cell]) -> S
     """
     sources = check_sources(recipe, base_folder)
     line = Line("")
-    pool = line.run(
-        "ingest",
-        ingest,
-        language="",
-        role="pool",
-        corpus=corpus_config(recipe, "pool"),
-        content=sources.corpora["pool"],
-        seed=0,
-    )
+    (pool,) = ingest_pool(line, sources.pool)
     budget_fits = budget_check(recipe, pool)
     corpora: dict[Cell, Mapping[str, ArtifactRef]] = {}
     refused: dict[Cell, Exception] = {}
@@ -188,6 +188,26 @@ def own_artifacts(line: Line, main: str) -> dict[str, ArtifactRef]:
     return found
 
 
+def ingest_pool(line: Line, sources: Sequence[PoolSource]) -> list[ArtifactRef]:
+    """Read every shard of the pool, and check those of many against each other."""
+    shards = {
+        source.label: line.run(
+            "ingest",
+            ingest,
+            language="",
+            role="pool",
+            corpus=source.corpus,
+            content=source.content,
+            seed=0,
+            label=source.label,
+        )
+        for source in sources
+    }
+    if len(shards) > 1:
+        line.run("check-pool", check_pool, shards=shards)
+    return list(shards.values())
+
+
 def ingest_language(line: Line, recipe: Recipe, sources: Sources, pool: ArtifactRef) -> None:
     """Read usage, coverage and test set, and check them against each other."""
     for role in ("usage", "coverage", "test"):
@@ -207,7 +227,7 @@ def ingest_language(line: Line, recipe: Recipe, sources: Sources, pool: Artifact
         usage=line.artifacts["usage"],
         coverage=line.artifacts["coverage"],
         test=line.artifacts["test"],
-        pool=pool,
+        pool=[pool],
     )
 
 

@@ -1,8 +1,12 @@
-"""From whatever the user has to rows of one schema: one artefact per corpus and language."""
+"""From whatever the user has to rows of one schema: one artefact per corpus and language.
+
+The pool is one artefact per file; a file that is added is read alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,11 +21,22 @@ from compass_core.config import CorpusConfig, Recipe, StarterData
 from compass_core.embedding import encoder_fingerprint
 from compass_core.errors import DataError
 from compass_core.languages import language_name
-from compass_core.reading import Role, check_overlap, corpus_fingerprint, read_corpus
+from compass_core.reading import (
+    OVERLAP_COLUMNS,
+    KnownContents,
+    Role,
+    check_ids,
+    check_overlap,
+    corpus_fingerprint,
+    count_rows,
+    pool_shards,
+    write_corpus,
+)
 from compass_core.records import EXAMPLE_SCHEMA, ArtifactRef, examples_to_table
 from compass_core.storage import (
     Draft,
     fingerprint,
+    read_json,
     read_table,
     sha256_file,
     write_json,
@@ -29,10 +44,29 @@ from compass_core.storage import (
 )
 from tasks.caching import ModelRef, stage
 from tasks.preflight import check_training
-from tasks.settings import open_store
+from tasks.settings import compass_home, open_store
 
 STARTER = "starter"
-ROLES = ("usage", "coverage", "pool", "test")
+ROLES = ("usage", "coverage", "test")
+"""Corpora of one language; the pool belongs to all."""
+
+_MAX_KNOWN = 10_000
+"""Files whose content is remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSource:
+    """One shard of the pool before it is read; the fields are parameters of `ingest`.
+
+    Attributes:
+        corpus: The file, and how to read it.
+        content: The folder that relative paths start from and the file's content.
+        label: What the file is called among the pool's; empty when the pool is one shard.
+    """
+
+    corpus: CorpusConfig | StarterData
+    content: ModelRef
+    label: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +75,13 @@ class Sources:
 
     Attributes:
         corpora: By role, the folder that relative paths start from and the corpus's content.
+        pool: The same of every shard of the pool.
         encoder: The multilingual encoder.
         base: The frozen language model.
     """
 
     corpora: Mapping[str, ModelRef]
+    pool: tuple[PoolSource, ...]
     encoder: ModelRef
     base: ModelRef
 
@@ -62,11 +98,18 @@ def check_sources(recipe: Recipe, base_folder: str) -> Sources:
     check_base(base_path)
     check_training(recipe, base_path)
     encoder_path = model_path(recipe.embedding.encoder, folder, encoder=True)
-    return Sources(
-        corpora={
-            role: ModelRef(base_folder, _content(corpus_config(recipe, role), folder))
+    with _known_contents() as known:
+        corpora = {
+            role: ModelRef(base_folder, _content(corpus_config(recipe, role), folder, known))
             for role in ROLES
-        },
+        }
+        pool = tuple(
+            PoolSource(corpus, ModelRef(base_folder, _content(corpus, folder, known)), label)
+            for corpus, label in _pool_corpora(recipe, folder)
+        )
+    return Sources(
+        corpora=corpora,
+        pool=pool,
         encoder=ModelRef(
             encoder_path, encoder_fingerprint(encoder_path, recipe.embedding.revision)
         ),
@@ -90,15 +133,42 @@ def corpus_config(recipe: Recipe, role: str) -> CorpusConfig | StarterData | Non
     return found
 
 
-def _content(corpus: CorpusConfig | StarterData | None, base_folder: Path) -> str:
+def _pool_corpora(
+    recipe: Recipe, base_folder: Path
+) -> list[tuple[CorpusConfig | StarterData, str]]:
+    if isinstance(recipe.data, StarterData):
+        return [(recipe.data, "")]
+    return [(shard.config, shard.label) for shard in pool_shards(recipe.data.pool, base_folder)]
+
+
+def _content(
+    corpus: CorpusConfig | StarterData | None, base_folder: Path, known: KnownContents
+) -> str:
     if corpus is None:
         return "none"
     if isinstance(corpus, StarterData):
         return fingerprint("cldr", version("babel"), sha256_file(Path(starter.corpus.__file__)))
-    return corpus_fingerprint(corpus, base_folder)
+    return corpus_fingerprint(corpus, base_folder, known)
 
 
-@stage("ingest", 1)
+@contextlib.contextmanager
+def _known_contents() -> Iterator[KnownContents]:
+    """Lend what is known of files hashed before, and keep what was learned.
+
+    It is a shortcut only: without it, or with a torn one, every file is read and hashed.
+    """
+    path = compass_home() / "store" / "contents.json"
+    try:
+        before = {str(key): str(value) for key, value in read_json(path).items()}
+    except (OSError, ValueError, AttributeError):
+        before = {}
+    known = dict(before)
+    yield known
+    if known != before:
+        write_json(path, dict(list(known.items())[-_MAX_KNOWN:]))
+
+
+@stage("ingest", 2)
 def ingest(
     draft: Draft,
     language: str,
@@ -106,28 +176,57 @@ def ingest(
     corpus: CorpusConfig | StarterData | None,
     content: ModelRef,
     seed: int,
+    label: str = "",
 ) -> None:
-    """Read one corpus: ``rows.parquet`` and ``notes.json``; the pool is for all languages."""
+    """Read one corpus, or the file `label` of the pool: ``rows.parquet`` and ``notes.json``.
+
+    The pool is read for all languages at once. Rows go to the disk batch by batch.
+
+    Raises:
+        DataError: the corpus cannot be used, or has no rows (a file among many may have none).
+    """
     notes: list[str] = []
-    if corpus is None:
-        rows = EXAMPLE_SCHEMA.empty_table()
-    elif isinstance(corpus, StarterData):
-        rows = _starter_rows(language, role, corpus, seed)
+    out = draft.folder / "rows.parquet"
+    if isinstance(corpus, CorpusConfig):
+        draft.rows, notes = write_corpus(
+            corpus,
+            out,
+            language=language or None,
+            role=role,
+            base_folder=Path(content.path),
+            label=label,
+        )
+        if not (draft.rows or label or role == "coverage"):
+            raise _no_rows(corpus.place, role, language)
     else:
-        rows, notes = read_corpus(
-            corpus, language=language or None, role=role, base_folder=Path(content.path)
-        )
-    if rows.num_rows == 0 and role != "coverage":
-        assert isinstance(corpus, CorpusConfig)
-        name = f" for {language_name(language)} ({language})" if language else ""
-        raise DataError(
-            f"{corpus.path} has no {role} rows{name}. Check `language`, `split` and `where` of "
-            f"`data.{role}`, or take the language out of `languages`.",
-            code="E51",
-        )
-    draft.rows = rows.num_rows
-    write_table(draft.folder / "rows.parquet", rows)
+        starter_rows = _starter_rows(language, role, corpus, seed) if corpus else None
+        rows = EXAMPLE_SCHEMA.empty_table() if starter_rows is None else starter_rows
+        draft.rows = rows.num_rows
+        write_table(out, rows)
     write_json(draft.folder / "notes.json", notes)
+
+
+def _no_rows(place: str, role: str, language: str) -> DataError:
+    name = f" for {language_name(language)} ({language})" if language else ""
+    return DataError(
+        f"{place} has no {role} rows{name}. Check `language`, `split` and `where` of "
+        f"`data.{role}`, or take the language out of `languages`.",
+        code="E51",
+    )
+
+
+@stage("check-pool", 1)
+def check_pool(draft: Draft, shards: dict[str, ArtifactRef]) -> None:
+    """Check the shards of a pool, by label, against each other.
+
+    Raises:
+        DataError: none has any rows (E51), or an id is in two of them (E17).
+    """
+    if not any(rows.rows for rows in shards.values()):
+        raise _no_rows("Every file of the pool", "pool", "")
+    store = open_store()
+    check_ids([(label, store.folder(rows) / "rows.parquet") for label, rows in shards.items()])
+    draft.rows = sum(rows.rows for rows in shards.values())
 
 
 def _starter_rows(language: str, role: str, data: StarterData, seed: int) -> pa.Table:
@@ -159,7 +258,7 @@ def check_corpora(
     usage: ArtifactRef,
     coverage: ArtifactRef,
     test: ArtifactRef,
-    pool: ArtifactRef,
+    pool: Sequence[ArtifactRef],
 ) -> None:
     """Check the corpora against each other: ``notes.json``.
 
@@ -167,10 +266,12 @@ def check_corpora(
         DataError: usage overlaps the test set, or the pool has no other language.
     """
     store = open_store()
-    tables = [read_table(store.folder(r) / "rows.parquet") for r in (usage, coverage, test)]
-    pool_languages = read_table(store.folder(pool) / "rows.parquet", ["language"])["language"]
-    others = sorted(set(pool_languages.unique().to_pylist()) - {language})
-    if not others:
+    tables = [
+        read_table(store.folder(rows) / "rows.parquet", list(OVERLAP_COLUMNS))
+        for rows in (usage, coverage, test)
+    ]
+    files = [store.folder(rows) / "rows.parquet" for rows in pool]
+    if not count_rows(files, ["language"]).keys() - {(language,)}:
         raise DataError(
             f"The pool for {language_name(language)} has no other language (found only "
             f"{language}). Add data of other languages to `data.pool`.",

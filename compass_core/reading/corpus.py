@@ -1,10 +1,15 @@
-"""A corpus as a table of examples: find it, map it, check every row, keep what was asked for."""
+"""A corpus as rows of examples: find it, map it, check every row, keep what was asked for.
+
+Rows pass in batches of a fixed size, so that a corpus may be larger than memory; `read_corpus` puts
+the batches of a small one together.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import fields as dataclass_fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,22 +19,29 @@ from compass_core.config import CorpusConfig
 from compass_core.errors import DataError, LanguageError
 from compass_core.languages import canonical_language, language_name
 from compass_core.reading.mapping import Fields, Role, columns_found, find_fields
-from compass_core.reading.opening import RawRow, open_source
-from compass_core.reading.problems import Problems, show
-from compass_core.reading.rows import RowConverter, RowError, report
+from compass_core.reading.opening import open_source
+from compass_core.reading.problems import show
+from compass_core.reading.rows import Columns, RowConverter, RowError, report
 from compass_core.reading.sources import PLACEHOLDER, Source, find_source
 from compass_core.records import EXAMPLE_SCHEMA
+from compass_core.storage import ROW_GROUP_ROWS, write_tables
+
+MAX_BATCH_CHARS: Final = 16 * 2**20
+"""Characters after which a batch ends early."""
 
 MAX_LANGUAGES_SHOWN: Final = 8
 """Other languages that a note lists."""
+
+_MAX_COUNTED: Final = 1_000
+"""Different values of a column that are counted for a message."""
 
 _SPLIT_COLUMN: Final = "split"
 
 
 def read_corpus(
-    config: CorpusConfig, *, language: str | None, role: Role, base_folder: Path
+    config: CorpusConfig, *, language: str | None, role: Role, base_folder: Path, label: str = ""
 ) -> tuple[pa.Table, list[str]]:
-    """Read one corpus.
+    """Read one corpus into memory.
 
     Args:
         config: Where it is, how its columns are named, and which rows to keep.
@@ -37,6 +49,7 @@ def read_corpus(
         role: ``usage`` needs prompts only, ``test`` needs right answers, ``coverage`` and ``pool``
             need prompts with responses, or plain text.
         base_folder: Folder that relative paths start from (the configuration file's).
+        label: Name of the file among those of its corpus, when it is read as a shard.
 
     Returns:
         The rows (``EXAMPLE_SCHEMA``, in the file's order; none when the corpus has none of this
@@ -47,40 +60,54 @@ def read_corpus(
             are counted and the first ones named by file and line.
         TransientError: the hub did not answer.
     """
-    wanted = canonical_language(language) if language else None
-    source = find_source(config, base_folder, wanted)
-    notes: list[str] = []
-    raw = open_source(source, notes)
-    found = find_fields(config, role, raw.columns, source.name)
-    notes += _ignored(raw.columns, found)
-    reader = _Reader(config, wanted, role, source, found, raw.problems)
-    reader.read(raw.rows(found.used))
-    reader.finish(notes)
-    return _table(reader.converter), notes
+    reader = CorpusReader(config, language, role, base_folder, label)
+    return pa.concat_tables([EXAMPLE_SCHEMA.empty_table(), *reader.tables()]), reader.notes
+
+
+def write_corpus(
+    config: CorpusConfig,
+    out: Path,
+    *,
+    language: str | None,
+    role: Role,
+    base_folder: Path,
+    label: str = "",
+    batch_rows: int = ROW_GROUP_ROWS,
+) -> tuple[int, list[str]]:
+    """Read one corpus of any size into the Parquet file `out`, a batch at a time.
+
+    Args, checks and errors are those of `read_corpus`; after an error `out` is a torn file that
+    whoever owns its folder (a stage's draft) throws away.
+
+    Returns:
+        The number of rows, and notes for the user.
+    """
+    reader = CorpusReader(config, language, role, base_folder, label)
+    return write_tables(out, reader.tables(batch_rows), EXAMPLE_SCHEMA), reader.notes
 
 
 # --------------------------------------------------------------------------- reading
-class _Reader:
+class CorpusReader:
     """Filters raw rows, converts the rest, and remembers what it left out."""
 
     def __init__(
-        self,
-        config: CorpusConfig,
-        language: str | None,
-        role: Role,
-        source: Source,
-        found: Fields,
-        bad: Problems,
+        self, config: CorpusConfig, language: str | None, role: Role, base_folder: Path, label: str
     ) -> None:
         self.config = config
-        self.language = language
+        self.language = canonical_language(language) if language else None
         self.role = role
-        self.source = source
-        self.found = found
-        self.converter = RowConverter(config, found, role, source.name)
-        self.bad = bad
+        self.notes: list[str] = []
+        self.source = _source(config, base_folder, self.language, label)
+        self.is_shard = bool(label)
+        raw = open_source(self.source, self.notes)
+        self.found = find_fields(config, role, raw.columns, self.source.name)
+        self.notes += _ignored(raw.columns, self.found)
+        self.rows = raw.rows(self.found.used)
+        self.converter = RowConverter(config, self.found, role, many=self.source.many)
+        self.bad = raw.problems
         self.total = 0
         self.filtered = 0
+        self.unlicensed = 0
         self.kept: Counter[str] = Counter()
         self.other_languages: Counter[str] = Counter()
         self.unknown: Counter[str] = Counter()
@@ -88,37 +115,63 @@ class _Reader:
         self._refused: dict[str, str] = {}
         self._other_fixed = False
         self._splits: Counter[str] = Counter()
-        self._filters = _filters(config, source, found)
+        self._filters = _filters(config, self.source, self.found)
         self._fixed = self._fixed_language()
         self._excluded_raw = set(config.exclude_languages)
         self._excluded = {_or_none(name) for name in config.exclude_languages} - {None}
 
-    def read(self, rows: Iterator[RawRow]) -> None:
-        """Take in all rows (or as many as `limit` asks for, of one language)."""
-        limit = self.config.limit
-        for label, number, row in rows:
+    def tables(self, batch_rows: int = ROW_GROUP_ROWS) -> Iterator[pa.Table]:
+        """Yield all rows (or as many as `limit` asks for) in tables of `batch_rows`.
+
+        Raises:
+            DataError: at the end, when rows cannot be used.
+        """
+        for _ in self._convert():
+            full = len(self.converter.columns.id) >= batch_rows
+            if full or self.converter.chars >= MAX_BATCH_CHARS:
+                yield self._table()
+        if self.converter.columns.id:
+            yield self._table()
+        self._finish()
+
+    def _convert(self) -> Iterator[None]:
+        """Take in the rows one by one; yield after each that was kept."""
+        limit, many = self.config.limit, self.source.many
+        origins = {file.label: file.origin for file in self.source.files}
+        label, number = None, 0
+        for file, line, row in self.rows:
+            if file != label:
+                label, number = file, 0
+                self.converter.start_file(file, origins.get(file, self.source.name))
             self.total += 1
+            number += 1
             if self._other_fixed or (self._filters and not self._passes(row)):
                 self.filtered += 1
                 continue
-            code = self._fixed or self._language_of(row, label, number)
+            code = self._fixed or self._language_of(row, file, line)
             if code is None:
                 continue
             if limit and self.kept[code] >= limit:
                 if self.language is not None:
                     break
                 continue
-            place = f"{label}:{number}"
             try:
-                if self.converter.add(row, code, place, self.total):
+                if self.converter.add(row, code, line, number if many else self.total):
                     self.kept[code] += 1
+                    yield
                 else:
                     self.filtered += 1
             except RowError as error:
-                report(error, place, self.bad)
+                report(error, f"{file}:{line}", self.bad)
 
-    def finish(self, notes: list[str]) -> None:
+    def _table(self) -> pa.Table:
+        columns = self.converter.take()
+        self.unlicensed += columns.licence.count("")
+        return _table(columns)
+
+    def _finish(self) -> None:
         """Complain about bad rows, or count them where they may be skipped; add notes."""
+        notes = self.notes
         if self.config.bad_rows == "refuse" or not self.kept:
             self.bad.raise_if_any()
         elif self.bad.count:
@@ -126,9 +179,9 @@ class _Reader:
                 f"{self.source.name}: {self.bad.count} rows skipped ({self.bad.summary()}); "
                 f"first: {self.bad.first()}"
             )
-        if not self.total:
+        if not self.total and not self.is_shard:
             raise DataError(f"no records: {self.source.name} - give rows", code="E03")
-        if not self.kept and self._splits.total() == self.total:
+        if not self.kept and not self.is_shard and self._splits.total() == self.total:
             raise DataError(
                 f"no split {self.config.split!r}: {self.source.name} - available: "
                 f"{', '.join(name for name, _ in self._splits.most_common(10))}",
@@ -143,7 +196,7 @@ class _Reader:
             value = row.get(column)
             if isinstance(value, (list, dict)) or value not in allowed:
                 if column == _SPLIT_COLUMN:
-                    self._splits[show(value)] += 1
+                    _count(self._splits, show(value))
                 return False
         return True
 
@@ -154,7 +207,7 @@ class _Reader:
                 self._other_fixed = True
                 self.other_languages[fixed] += 1
             return fixed
-        filled = PLACEHOLDER in self.config.path or PLACEHOLDER in self.config.name
+        filled = PLACEHOLDER in self.config.place or PLACEHOLDER in self.config.name
         if filled and self.language and not self.config.columns.language:
             return self.language
         if not self.found.language:
@@ -193,12 +246,15 @@ class _Reader:
                 return self._codes[value]
             except LanguageError as error:
                 advice = f"{error.message}; correct it, or list it under `exclude_languages`"
-                self._refused[value] = advice
+                if len(self._refused) < _MAX_COUNTED:
+                    self._refused[value] = advice
+                self._unknown_language(value, place, advice)
+                return None
         self._unknown_language(value, place, self._refused[value])
         return None
 
     def _unknown_language(self, value: Any, place: str, advice: str) -> None:
-        self.unknown[show(value)] += 1
+        _count(self.unknown, show(value))
         if self.language is None:
             self.bad.add(
                 "E43", "unknown language", f"{place} {self.found.language}", got=show(value),
@@ -228,12 +284,25 @@ class _Reader:
     def _note_licences(self, notes: list[str]) -> None:
         if self.role not in ("coverage", "pool"):
             return
-        unknown = sum(1 for licence in self.converter.columns.licence if not licence)
-        if unknown:
+        if self.unlicensed:
             notes.append(
-                f"{self.source.name}: {unknown} of {sum(self.kept.values())} rows have no licence; "
-                "set `licence` or `columns.licence`"
+                f"{self.source.name}: {self.unlicensed} of {self.kept.total()} rows have no "
+                "licence; set `licence` or `columns.licence`"
             )
+
+
+def _source(config: CorpusConfig, base_folder: Path, language: str | None, label: str) -> Source:
+    """Find the corpus; the file of a shard goes by the name it has among the others."""
+    source = find_source(config, base_folder, language)
+    if not label:
+        return source
+    return replace(source, name=label, files=(replace(source.files[0], label=label),), many=True)
+
+
+def _count(counter: Counter[str], value: str) -> None:
+    """Count `value`, unless it would be one more of too many different ones."""
+    if value in counter or len(counter) < _MAX_COUNTED:
+        counter[value] += 1
 
 
 def _or_none(name: str) -> str | None:
@@ -275,8 +344,7 @@ def _ignored(columns: list[str], found: Fields) -> list[str]:
     return [f"columns not used: {columns_found(ignored).removeprefix('columns found: ')}"]
 
 
-def _table(converter: RowConverter) -> pa.Table:
-    columns = converter.columns
+def _table(columns: Columns) -> pa.Table:
     arrays = {
         part.name: pa.array(getattr(columns, part.name), type=EXAMPLE_SCHEMA.field(part.name).type)
         for part in dataclass_fields(columns)

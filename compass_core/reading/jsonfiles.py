@@ -82,7 +82,7 @@ def read_jsonl(file: DataFile, problems: Problems, notes: list[str]) -> Iterator
     first = True
     with open_data(file) as stream:
         for number, raw, text in read_lines(file, stream, problems, notes):
-            if text.isspace():
+            if not text or text.isspace():
                 continue
             if first:
                 first = False

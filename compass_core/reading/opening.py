@@ -1,26 +1,16 @@
-"""Opening a corpus: its columns at once, its rows one by one, its identity by content."""
+"""Opening a corpus: its columns at once, its rows one by one."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Any, Final
 
-from compass_core.config import CorpusConfig
 from compass_core.errors import DataError
 from compass_core.reading.jsonfiles import Numbered, read_json, read_jsonl
-from compass_core.reading.lines import open_data
 from compass_core.reading.problems import Problems, show
-from compass_core.reading.sources import (
-    PLACEHOLDER,
-    DataFile,
-    Source,
-    find_source,
-    matching_files,
-)
+from compass_core.reading.sources import DataFile, Source
 from compass_core.reading.tables import (
     parquet_columns,
     read_arrow,
@@ -28,13 +18,9 @@ from compass_core.reading.tables import (
     read_hub,
     read_parquet,
 )
-from compass_core.storage import canonical_json
 
 SAMPLE_ROWS: Final = 200
 """Rows whose keys decide which columns a JSON file has."""
-
-_TEXT_FORMATS: Final = frozenset({"jsonl", "json", "csv"})
-_BLOCK: Final = 2**20
 
 RawRow = tuple[str, int, dict[str, Any]]
 """(file label, line or row number, row)."""
@@ -124,43 +110,3 @@ def _sampled_columns(source: Source) -> list[str]:
             return list(columns)
     problems.raise_if_any()
     raise DataError(f"no records: {source.name} - give a file with records", code="E03")
-
-
-def corpus_fingerprint(config: CorpusConfig, base_folder: Path) -> str:
-    """Return the identity of a corpus: its content and everything that changes how it is read.
-
-    Text files are hashed unpacked and with LF line ends, so that packing or converting them changes
-    nothing. A hub dataset is identified by id, revision, configuration and split.
-
-    Raises:
-        DataError: the corpus cannot be found.
-    """
-    settings = config.key_values()
-    if PLACEHOLDER in config.path:
-        files = matching_files(config, base_folder)
-        if not files:
-            find_source(config, base_folder, "eng_Latn")
-        content = [[file.label, _content(file)] for file in files]
-    else:
-        plain = config.model_copy(update={"name": ""})
-        source = find_source(plain, base_folder)
-        if source.hub is not None:
-            content = [[source.hub.id, config.revision, config.name, config.split]]
-        else:
-            content = [[file.label.removesuffix(".gz"), _content(file)] for file in source.files]
-    return hashlib.sha256(canonical_json([settings, content]).encode()).hexdigest()
-
-
-def _content(file: DataFile) -> str:
-    """Return the SHA-256 of a file's content, unpacked and with LF line ends for text formats."""
-    digest = hashlib.sha256()
-    text = file.format in _TEXT_FORMATS
-    with open_data(file) as stream:
-        held = b""
-        while block := stream.read(_BLOCK):
-            block = held + block
-            held = b"\r" if text and block.endswith(b"\r") else b""
-            block = block[: len(block) - len(held)]
-            digest.update(block.replace(b"\r\n", b"\n") if text else block)
-        digest.update(held)
-    return digest.hexdigest()

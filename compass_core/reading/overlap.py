@@ -21,6 +21,9 @@ from compass_core.languages import language_name
 MIN_TEST_ITEMS: Final = 100
 """Fewer paired items than this rarely decide anything at the .05 level."""
 
+OVERLAP_COLUMNS: Final = ("id", "language", "prompt", "response", "choices", "parallel_id")
+"""What the checks of this module read."""
+
 _IDS_SHOWN: Final = 5
 _LAST_PUNCTUATION: Final = 0x20000
 _REMEDY: Final = {
@@ -45,7 +48,7 @@ def check_overlap(
 ) -> list[str]:
     """Check the corpora of one language against each other; return notes for the user.
 
-    All tables are of ``EXAMPLE_SCHEMA``.
+    All tables are of ``EXAMPLE_SCHEMA``; ``OVERLAP_COLUMNS`` are enough.
 
     Raises:
         DataError: usage or test have no rows (E51), the pool has no other language (E51), or

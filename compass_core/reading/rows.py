@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from compass_core.config import CorpusConfig
+from compass_core.reading.keys import FirstPlaces, id_key
 from compass_core.reading.mapping import Fields, Role, fill_template
 from compass_core.reading.problems import Problems, show
 
@@ -23,6 +24,8 @@ _ROLES: Final = {
 }  # fmt: skip
 _LETTER: Final = re.compile(r"\(?([A-Za-z])[).:]?")
 _INT64: Final = 2**63
+_LINE_BITS: Final = 40
+"""A place is one number: the file's in the high bits, the line's in these."""
 
 Turns = list[dict[str, str]]
 
@@ -53,17 +56,20 @@ class Columns:
 
 
 class RowConverter:
-    """Turns raw rows of one corpus into examples."""
+    """Turns raw rows of one corpus into examples; they pile up in `columns` until `take`."""
 
-    def __init__(self, config: CorpusConfig, fields: Fields, role: Role, source: str) -> None:
-        """Prepare for rows of `source`, read as `role`."""
+    def __init__(self, config: CorpusConfig, fields: Fields, role: Role, *, many: bool) -> None:
+        """Prepare for rows read as `role`; those of `many` files get ids that name their file."""
         self.config = config
         self.fields = fields
         self.role = role
-        self.source = source
         self.columns = Columns()
+        self.chars = 0
+        self._many = many
+        self._labels: list[str] = []
+        self._origin = ""
         self._id_type: tuple[type, str] | None = None
-        self._seen: dict[str, str] = {}
+        self._seen = FirstPlaces()
         self._hash_range = _hash_range(config.hash_split)
         self._plain_text = (
             role in ("coverage", "pool")
@@ -73,8 +79,24 @@ class RowConverter:
             and not config.response_template
         )
 
-    def add(self, row: dict[str, Any], language: str, place: str, number: int) -> bool:
+    def start_file(self, label: str, origin: str) -> None:
+        """Take the rows that follow for those of file `label`, which come from `origin`."""
+        self._labels.append(label)
+        self._origin = origin
+
+    def take(self) -> Columns:
+        """Return what has piled up and start anew."""
+        taken, self.columns, self.chars = self.columns, Columns(), 0
+        return taken
+
+    def add(self, row: dict[str, Any], language: str, line: int, number: int) -> bool:
         """Append the example of `row`; return False where `hash_split` leaves it out.
+
+        Args:
+            row: Column → value.
+            language: Canonical code.
+            line: Line (or row) of the file, for messages.
+            number: Count of the row (within its file, of many), for the id of a row without one.
 
         Raises:
             RowError: the row cannot be used.
@@ -89,7 +111,7 @@ class RowConverter:
         parallel_id = self._label(row, fields.parallel_id)
         if self._hash_range and not self._in_range(parallel_id or prompt or response):
             return False
-        columns.id.append(self._id(row, place, number))
+        columns.id.append(self._id(row, line, number))
         columns.language.append(language)
         columns.prompt.append(prompt)
         columns.response.append(response)
@@ -98,8 +120,9 @@ class RowConverter:
         columns.answer_index.append(answer)
         columns.topic.append(self._label(row, fields.topic))
         columns.parallel_id.append(parallel_id)
-        columns.source.append(self._label(row, fields.source) or self.source)
+        columns.source.append(self._label(row, fields.source) or self.config.source or self._origin)
         columns.licence.append(self._label(row, fields.licence) or self.config.licence)
+        self.chars += len(prompt) + len(response) + sum(len(turn["content"]) for turn in history)
         return True
 
     # ----------------------------------------------------------------------- texts
@@ -170,16 +193,16 @@ class RowConverter:
         return choices[answer]
 
     # ----------------------------------------------------------------------- id, labels, split
-    def _id(self, row: dict[str, Any], place: str, number: int) -> str:
+    def _id(self, row: dict[str, Any], line: int, number: int) -> str:
         column = self.fields.id
         if not column:
-            return f"row-{number}"
+            return f"{self._labels[-1]}:{number}" if self._many else f"row-{number}"
         value = row.get(column)
         if isinstance(value, bool) or not isinstance(value, (str, int)):
             raise RowError("E15", "no id", column, show(value), "give every row a text or integer")
         if isinstance(value, int) and abs(value) >= _INT64:
             raise RowError("E12", "id too large for int64", column, show(value), "quote it")
-        kind, first_place = self._id_type or (type(value), place)
+        kind, first_place = self._id_type or (type(value), f"{self._labels[-1]}:{line}")
         self._id_type = (kind, first_place)
         if type(value) is not kind:
             raise RowError(
@@ -190,16 +213,19 @@ class RowConverter:
                 "use one type",
             )
         text = clean_text(value, column) if isinstance(value, str) else str(value)
-        if text in self._seen:
+        first = self._seen.add(id_key(text), (len(self._labels) - 1 << _LINE_BITS) + line)
+        if first is not None:
             raise RowError(
                 "E17",
-                f"duplicate id (also at {self._seen[text]})",
+                f"duplicate id (also at {self._place(first)})",
                 column,
                 show(text),
                 "make ids unique or map another column as `id`",
             )
-        self._seen[text] = place
         return text
+
+    def _place(self, place: int) -> str:
+        return f"{self._labels[place >> _LINE_BITS]}:{place & (1 << _LINE_BITS) - 1}"
 
     def _label(self, row: dict[str, Any], column: str) -> str:
         value = row.get(column) if column else None

@@ -1,4 +1,4 @@
-"""Where a corpus is: one file, a folder of files, a saved `datasets` folder, or a hub id.
+"""Where a corpus is: files (one, a folder, a pattern, a list), a `datasets` folder, or a hub id.
 
 Nothing is opened here but the first bytes; what is found is checked before anything is parsed.
 """
@@ -55,12 +55,14 @@ class DataFile:
         label: What messages call it: relative to the corpus, never an absolute path.
         format: How to read it.
         gzipped: Whether its first bytes say gzip.
+        origin: Where its rows come from, unless they say so themselves.
     """
 
     path: Path
     label: str
     format: FileFormat
     gzipped: bool = False
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +80,18 @@ class Source:
     """A corpus that was found.
 
     Attributes:
-        name: What rows and messages call it (file name or hub id).
+        name: What messages call it (file name, folder, pattern or hub id).
         files: Local files, sorted by name; empty for a hub dataset.
         hub: The hub dataset, if it is one.
         split_done: Whether choosing files has already applied `split`.
+        many: Whether there may be more than one file: a folder, a pattern or a list.
     """
 
     name: str
     files: tuple[DataFile, ...] = ()
     hub: HubDataset | None = None
     split_done: bool = False
+    many: bool = False
 
 
 def find_source(config: CorpusConfig, base_folder: Path, language: str | None = None) -> Source:
@@ -99,18 +103,15 @@ def find_source(config: CorpusConfig, base_folder: Path, language: str | None = 
         DataError: nothing there (E01), not a regular file (E02), a URL (E45), an unknown format, an
             unknown split (E25), or no language for the placeholder (E15).
     """
+    if not isinstance(config.path, str):
+        return _listed(config, base_folder, language)
     place = _fill(config.path, language, config)
-    if _URL.match(place):
-        raise DataError(
-            f"scheme not allowed: {place[:80]!r} is a URL - download it and give the file, or give "
-            "a hub id such as CohereForAI/aya_dataset",
-            code="E45",
-        )
-    if not place.strip() or not place.isprintable():
-        raise DataError(f"file not found: {place[:80]!a} - give a path", code="E01")
-    path = base_folder / expand_home(place)
+    path = base_folder / _checked(place)
     if config.format != "hub" and _exists(path):
         return _local(config, path, language)
+    if config.format != "hub" and is_pattern(place):
+        files = [_file(config, *found) for found in _matches(path, place)]
+        return Source(place_label(path), _one_format(files, place_label(path)), many=True)
     if config.format == "hub" or (config.format == "auto" and _looks_like_hub(place)):
         name = _fill(config.name, language, config)
         hub = HubDataset(place, name, config.split, config.revision)
@@ -120,14 +121,15 @@ def find_source(config: CorpusConfig, base_folder: Path, language: str | None = 
 
 def matching_files(config: CorpusConfig, base_folder: Path) -> list[DataFile]:
     """Return every local file that `config` may read for any language, sorted by label."""
-    if PLACEHOLDER not in config.path:
+    if PLACEHOLDER not in config.place:
         return list(find_source(config, base_folder).files)
-    pattern = re.sub(r"([*?[])", r"[\1]", config.path).replace(PLACEHOLDER, "*")
-    anchor = expand_home(pattern)
-    root = Path(anchor.anchor) if anchor.is_absolute() else base_folder
     found: list[DataFile] = []
-    for path in sorted(root.glob(str(anchor.relative_to(anchor.anchor)))):
-        found += _local(config, path, None).files
+    for place in config.paths:
+        pattern = re.sub(r"([*?[])", r"[\1]", place).replace(PLACEHOLDER, "*")
+        anchor = expand_home(pattern)
+        root = Path(anchor.anchor) if anchor.is_absolute() else base_folder
+        for path in sorted(root.glob(str(anchor.relative_to(anchor.anchor)))):
+            found += _local(config, path, None).files
     return found
 
 
@@ -146,7 +148,7 @@ def _fill(text: str, language: str | None, config: CorpusConfig) -> str:
         return text
     if language is None:
         raise DataError(
-            f"language needed: {config.path} has {PLACEHOLDER} in {text!r} - a pool is read for "
+            f"language needed: {text} has {PLACEHOLDER} - a pool is read for "
             "all languages at once; give one file or dataset that holds them",
             code="E15",
         )
@@ -182,14 +184,99 @@ def _not_found(place: str, path: Path) -> str:
 def _local(config: CorpusConfig, path: Path, language: str | None) -> Source:
     if path.is_dir():
         return _folder(config, path, language)
-    return Source(name=_plain_name(path.name), files=(_file(config, path, path.name),))
+    return Source(name=plain_name(path.name), files=(_file(config, path, path.name),))
 
 
-def _plain_name(name: str) -> str:
+# --------------------------------------------------------------------------- patterns, lists
+def is_pattern(place: str) -> bool:
+    """Tell whether `place` is meant to match several files."""
+    return any(sign in place for sign in "*?[")
+
+
+def place_label(path: Path) -> str:
+    """Return what messages call a pattern: from the last folder without a wildcard on."""
+    root = _root(path)
+    return f"{root.name}/{path.relative_to(root)}"
+
+
+def _root(pattern: Path) -> Path:
+    """Return the deepest folder above a pattern that exists as it is written."""
+    return next(folder for folder in pattern.parents if _exists(folder))
+
+
+def _matches(pattern: Path, place: str) -> list[tuple[Path, str]]:
+    """Return (path, label below the pattern's fixed folder) of every file that matches."""
+    root = _root(pattern)
+    found = sorted(path for path in root.glob(str(pattern.relative_to(root))) if path.is_file())
+    if not found:
+        raise DataError(
+            f"no file matches: {place[:200]} - check the pattern (relative paths start from "
+            f"the config file's folder; found the folder {show_name(root.name)})",
+            code="E01",
+        )
+    return [(path, path.relative_to(root).as_posix()) for path in found]
+
+
+def _listed(config: CorpusConfig, base_folder: Path, language: str | None) -> Source:
+    """Take a list of files and patterns; a file is called by its folder's and its own name."""
+    files: dict[str, DataFile] = {}
+    for text in config.paths:
+        place = _fill(text, language, config)
+        path = base_folder / _checked(place)
+        if not _exists(path) and is_pattern(place):
+            matches = _matches(path, place)
+            matches = [(found, f"{_root(path).name}/{label}") for found, label in matches]
+        elif not _exists(path):
+            raise DataError(_not_found(place, path), code="E01")
+        elif path.is_dir():
+            raise DataError(
+                f"not a file: {show_name(path.name)} is a folder in a list of files - write "
+                f"{show_name(path.name + '/*')}, or give the folder alone",
+                code="E02",
+            )
+        else:
+            matches = [(path, f"{path.resolve().parent.name}/{path.name}")]
+        for found, label in matches:
+            if label in files and not files[label].path.samefile(found):
+                raise DataError(
+                    f"two files are called {label}: rows are named after them - rename one, or "
+                    "put both in one folder and give that",
+                    code="E17",
+                )
+            files[label] = _file(config, found, label)
+    name = f"{len(files)} files"
+    return Source(name, _one_format(list(files.values()), name), many=True)
+
+
+def _one_format(files: list[DataFile], name: str) -> tuple[DataFile, ...]:
+    formats = sorted({file.format for file in files})
+    if len(formats) > 1:
+        raise DataError(
+            f"mixed formats: {name} holds {' and '.join(formats)} files - give one of them",
+            code="E22",
+        )
+    return tuple(files)
+
+
+def _checked(place: str) -> Path:
+    """Return a local path (or hub id) of a text that can be one."""
+    if _URL.match(place):
+        raise DataError(
+            f"scheme not allowed: {place[:80]!r} is a URL - download it and give the file, or give "
+            "a hub id such as CohereForAI/aya_dataset",
+            code="E45",
+        )
+    if not place.strip() or not place.isprintable():
+        raise DataError(f"file not found: {place[:80]!a} - give a path", code="E01")
+    return expand_home(place)
+
+
+def plain_name(name: str) -> str:
+    """Return a file's name without ``.gz``."""
     return name.removesuffix(".gz")
 
 
-def _file(config: CorpusConfig, path: Path, label: str) -> DataFile:
+def _file(config: CorpusConfig, path: Path, label: str, origin: str = "") -> DataFile:
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
         raise DataError(f"not a regular file: {label} - give a file or a folder", code="E02")
@@ -206,13 +293,14 @@ def _file(config: CorpusConfig, path: Path, label: str) -> DataFile:
     for magic, what in _ARCHIVES.items():
         if head.startswith(magic):
             raise DataError(f"not {format_}: {label} is {what} - unpack it", code=_CODES[format_])
-    return DataFile(path, label, format_, gzipped=head.startswith(GZIP_MAGIC))
+    gzipped = head.startswith(GZIP_MAGIC)
+    return DataFile(path, label, format_, gzipped, origin or plain_name(path.name))
 
 
 def _format(config: CorpusConfig, label: str, head: bytes) -> FileFormat:
     if config.format in ("jsonl", "json", "csv", "parquet"):
         return config.format
-    suffix = Path(_plain_name(label)).suffix.lower()
+    suffix = Path(plain_name(label)).suffix.lower()
     if suffix in _SUFFIXES:
         return _SUFFIXES[suffix]
     if head.startswith(b"PAR1"):
@@ -259,7 +347,7 @@ def _saved(path: Path, label: str) -> tuple[DataFile, ...]:
                 "- save it again with `save_to_disk`",
                 code="E20",
             )
-        files.append(DataFile(file, f"{label}/{name}", "arrow"))
+        files.append(DataFile(file, f"{label}/{name}", "arrow", origin=label))
     return tuple(files)
 
 
@@ -276,14 +364,8 @@ def _loose_files(config: CorpusConfig, path: Path) -> Source:
         chosen = [file for file in found if _names_split(file.relative_to(path), config.split)]
         split_done = bool(chosen)
         found = chosen or found
-    files = [_file(config, file, str(file.relative_to(path))) for file in found]
-    formats = sorted({file.format for file in files})
-    if len(formats) > 1:
-        raise DataError(
-            f"mixed formats: {path.name} holds {' and '.join(formats)} files - give one of them",
-            code="E22",
-        )
-    return Source(path.name, tuple(files), split_done=split_done)
+    files = [_file(config, file, str(file.relative_to(path)), path.name) for file in found]
+    return Source(path.name, _one_format(files, path.name), split_done=split_done, many=True)
 
 
 def _walk(path: Path) -> Iterator[Path]:
@@ -292,7 +374,7 @@ def _walk(path: Path) -> Iterator[Path]:
             part.startswith((".", "_")) for part in entry.relative_to(path).parts
         ):
             continue
-        if Path(_plain_name(entry.name)).suffix.lower() in _SUFFIXES and entry.is_file():
+        if Path(plain_name(entry.name)).suffix.lower() in _SUFFIXES and entry.is_file():
             yield entry
 
 
