@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,19 @@ Floats = NDArray[np.float32]
 Rows = NDArray[np.integer[Any]]
 
 _BATCH_ROWS = 8_192
+
+
+class VectorSource(Protocol):
+    """What selection needs of vectors: an array, memory-mapped, in parts, or centred on the fly."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, d)."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any) -> Floats: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,17 +147,6 @@ class Pool:
             file = pq.ParquetFile(shard.rows)
             for batch in file.iter_batches(batch_rows, columns=["prompt", "response"]):
                 yield texts_of(batch)
-
-    def texts_by_language(self, keys: NDArray[np.uint64], limit: int) -> dict[str, list[str]]:
-        """Return at most `limit` texts per language, those of the smallest keys."""
-        codes, names = self.codes("language")
-        order = np.lexsort((keys, codes))
-        starts = np.searchsorted(codes[order], np.arange(len(names) + 1))
-        found: dict[str, list[str]] = {}
-        for code, name in enumerate(names):
-            rows = order[starts[code] : min(starts[code] + limit, starts[code + 1])]
-            found[name] = texts_of(self.take(rows, ["prompt", "response"]))
-        return found
 
 
 class ShardedVectors:

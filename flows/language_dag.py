@@ -27,6 +27,7 @@ from tasks.ingestion import (
     ingest,
 )
 from tasks.interruption import go_on_or_raise, stop_requested
+from tasks.pools import Corpus, gather_pool
 from tasks.preflight import all_refused, budget_check
 from tasks.progress import beat
 from tasks.promotion import (
@@ -38,7 +39,8 @@ from tasks.promotion import (
     was_rolled_back,
 )
 from tasks.reporting import attempt_record
-from tasks.selection import cluster, draw_map, gap_score, sample
+from tasks.selection import draw_map, gap_score, gap_settings, sample
+from tasks.spaces import cluster
 from tasks.training import adapter_ref, train_adapter
 
 Cell = tuple[str, int]
@@ -53,15 +55,13 @@ class Shared:
 
     Attributes:
         sources: Where data and models are, and their fingerprints.
-        pool: Rows of the pool.
-        pool_vectors: Their embeddings.
+        pool: The pool: its shards, read and embedded.
         corpora: By language and seed, the artefacts of its own corpora.
         refused: By language and seed, why its corpora cannot be used.
     """
 
     sources: Sources
     pool: ArtifactRef
-    pool_vectors: ArtifactRef
     corpora: Mapping[Cell, Mapping[str, ArtifactRef]]
     refused: Mapping[Cell, Exception]
 
@@ -102,14 +102,14 @@ def prepare_shared(recipe: Recipe, base_folder: str, cells: Sequence[Cell]) -> S
     """
     sources = check_sources(recipe, base_folder)
     line = Line("")
-    (pool,) = ingest_pool(line, sources.pool)
-    budget_fits = budget_check(recipe, pool)
+    pool_rows = ingest_pool(line, sources.pool)
+    budget_fits = budget_check(recipe, pool_rows)
     corpora: dict[Cell, Mapping[str, ArtifactRef]] = {}
     refused: dict[Cell, Exception] = {}
     for language, seed in cells:
         own = Line(language)
         try:
-            ingest_language(own, recipe.model_copy(update={"seed": seed}), sources, pool)
+            ingest_language(own, recipe.model_copy(update={"seed": seed}), sources, pool_rows)
             budget_fits(language)
             corpora[language, seed] = own.artifacts
         except Exception as error:
@@ -117,16 +117,23 @@ def prepare_shared(recipe: Recipe, base_folder: str, cells: Sequence[Cell]) -> S
             beat(language, "corpora", "failed", detail=str(error))
     if not corpora:
         raise all_refused(refused)
-    vectors = line.run(
-        "embed",
-        embed,
-        language="",
-        rows=pool,
-        encoder=sources.encoder,
-        config=recipe.embedding,
-        execution=recipe.execution,
-    )
-    return Shared(sources, pool, vectors, corpora, refused)
+    shards = [
+        Corpus(
+            rows=rows,
+            vectors=line.run(
+                "embed",
+                embed,
+                language="",
+                rows=rows,
+                encoder=sources.encoder,
+                config=recipe.embedding,
+                execution=recipe.execution,
+            ),
+        )
+        for rows in pool_rows
+    ]
+    pool = line.run("pool", gather_pool, language="", shards=shards)
+    return Shared(sources, pool, corpora, refused)
 
 
 def adapt(language: str, recipe: Recipe, shared: Shared, *, promote: bool = True) -> dict[str, Any]:
@@ -208,7 +215,9 @@ def ingest_pool(line: Line, sources: Sequence[PoolSource]) -> list[ArtifactRef]:
     return list(shards.values())
 
 
-def ingest_language(line: Line, recipe: Recipe, sources: Sources, pool: ArtifactRef) -> None:
+def ingest_language(
+    line: Line, recipe: Recipe, sources: Sources, pool: Sequence[ArtifactRef]
+) -> None:
     """Read usage, coverage and test set, and check them against each other."""
     for role in ("usage", "coverage", "test"):
         line.run(
@@ -227,7 +236,7 @@ def ingest_language(line: Line, recipe: Recipe, sources: Sources, pool: Artifact
         usage=line.artifacts["usage"],
         coverage=line.artifacts["coverage"],
         test=line.artifacts["test"],
-        pool=[pool],
+        pool=list(pool),
     )
 
 
@@ -235,18 +244,13 @@ def place(line: Line, recipe: Recipe, shared: Shared) -> None:
     """Embed, cluster and measure the gap."""
     for role in ("usage", "coverage"):
         embed_role(line, role, recipe, shared)
-    rows = {role: line.artifacts[role] for role in ("usage", "coverage", "test")}
-    rows["pool"] = shared.pool
+    line.artifacts["pool"] = shared.pool
     line.run(
         "cluster",
         cluster,
         language=line.language,
-        rows={role: rows[role] for role in ("usage", "coverage", "pool")},
-        vectors={
-            "usage": line.artifacts["embed usage"],
-            "coverage": line.artifacts["embed coverage"],
-            "pool": shared.pool_vectors,
-        },
+        own=own_corpora(line),
+        pool=shared.pool,
         config=recipe.clustering,
         centre_languages=recipe.embedding.centre_languages,
         seed=recipe.seed,
@@ -255,12 +259,19 @@ def place(line: Line, recipe: Recipe, shared: Shared) -> None:
         "gap-score",
         gap_score,
         language=line.language,
-        rows=rows,
+        rows={role: line.artifacts[role] for role in ("usage", "coverage", "test")},
+        pool=shared.pool,
         space=line.artifacts["cluster"],
-        smoothing=recipe.selection.smoothing,
-        licences=recipe.selection.licences,
+        settings=gap_settings(recipe.selection),
     )
-    line.artifacts |= {"pool": shared.pool, "embed pool": shared.pool_vectors}
+
+
+def own_corpora(line: Line) -> dict[str, Corpus]:
+    """Return usage and coverage with their embeddings."""
+    return {
+        role: Corpus(rows=line.artifacts[role], vectors=line.artifacts[f"embed {role}"])
+        for role in ("usage", "coverage")
+    }
 
 
 def embed_role(line: Line, role: str, recipe: Recipe, shared: Shared) -> ArtifactRef:
@@ -282,8 +293,8 @@ def select(line: Line, recipe: Recipe, config: SelectionConfig) -> ArtifactRef:
         f"sample {config.strategy}",
         sample,
         language=line.language,
-        rows={role: line.artifacts[role] for role in ("usage", "coverage", "pool")},
-        pool_vectors=line.artifacts["embed pool"],
+        own=own_corpora(line),
+        pool=line.artifacts["pool"],
         space=line.artifacts["cluster"],
         gap=line.artifacts["gap-score"],
         config=config,
@@ -348,11 +359,8 @@ def show(line: Line, recipe: Recipe, shared: Shared) -> None:
         "map",
         draw_map,
         language=line.language,
-        vectors={
-            "usage": line.artifacts["embed usage"],
-            "coverage": line.artifacts["embed coverage"],
-            "pool": shared.pool_vectors,
-        },
+        own=own_corpora(line),
+        pool=shared.pool,
         space=line.artifacts["cluster"],
         selection=line.artifacts[f"sample {recipe.selection.strategy}"],
         seed=recipe.seed,

@@ -43,7 +43,7 @@ P = ParamSpec("P")
 
 REHASHED = frozenset({"ingest", "embed", "sketch", "assign"})
 """Kinds whose arrays are used as they lie, memory-mapped: a flipped bit would go unnoticed."""
-_rehashed: set[tuple[str | int, ...]] = set()
+_rehashed: set[tuple[object, ...]] = set()
 """Folders, with the times of their files, that this process has hashed already."""
 
 

@@ -23,6 +23,8 @@ from tasks.settings import open_store
 
 Outcome = Mapping[str, Any]
 ZERO_SHOT = "zero-shot"
+_NO_SCORE = {"n_clusters", "n_iterations", "seconds", "min_cluster_size"}
+"""What a candidate's entry holds besides its scores."""
 
 
 def failed_report(outcome: Outcome) -> LanguageReport:
@@ -54,16 +56,31 @@ def language_report(outcome: Outcome, recipe: Recipe) -> LanguageReport:
         clusters=_clusters(outcome, refs, selection, main),
         points=_points(refs),
         source_counts=_source_counts(selection),
-        health=facts["health"],
+        health=_health(facts, refs, selection),
         health_warnings=list(facts["warnings"]),
         verdict_reasons=list(outcome.get("verdict", {}).get("reasons", [])),
         history=_history(outcome),
         trivial=_trivial(refs, selection) if arms else {},
-        selection_curve=facts["curve"],
+        selection_curve=[_tried(row) for row in facts["curve"]],
         chosen_k=len(facts["labels"]),
         timings=dict(outcome["timings"]),
         fingerprints={name: ref.fingerprint for name, ref in refs.items()},
     )
+
+
+def _health(
+    facts: Mapping[str, Any], refs: Mapping[str, ArtifactRef], selection: ArtifactRef
+) -> dict[str, Any]:
+    """Return the figures about the clusters, and how near the selection brings the data."""
+    made = open_store().manifest(selection)["provenance"]
+    counts = {f"n_{role}": refs[role].rows for role in ("usage", "coverage", "pool")}
+    return {"n_clusters": len(facts["labels"]), **made["match"], **facts["health"], **counts}
+
+
+def _tried(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one point of the curve that the number of clusters was chosen from."""
+    values = {name: value for name, value in row.items() if name not in _NO_SCORE}
+    return {"k": row["n_clusters"], **values}
 
 
 def scored_arms(outcome: Outcome, recipe: Recipe) -> list[ArmResult]:

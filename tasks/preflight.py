@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -36,17 +36,17 @@ def check_training(recipe: Recipe, base_path: str) -> None:
         run_job(check_device_job, spec, recipe.execution, language="", stage="check")
 
 
-def budget_check(recipe: Recipe, pool: ArtifactRef) -> Callable[[str], None]:
+def budget_check(recipe: Recipe, pool: Sequence[ArtifactRef]) -> Callable[[str], None]:
     """Return a check that refuses a language whose pool cannot fill the budget.
 
     It counts rows of other languages with an allowed licence. Rows that repeat a test item or are
     beyond the radius are known only later, so a pool that passes may still turn out too small.
     """
-    rows = read_table(open_store().folder(pool) / "rows.parquet", ["language", "licence"])
     allowed = recipe.selection.licences
-    if allowed:
-        rows = rows.filter(pc.is_in(rows["licence"], value_set=pa.array(allowed, pa.string())))
-    counts = Counter(rows["language"].to_pylist())
+    counts: Counter[str] = Counter()
+    for shard in pool:
+        counts += _count_languages(shard, allowed)
+    n_rows = sum(shard.rows for shard in pool)
     budget = recipe.selection.budget
     strict = _NEED_THE_BUDGET & {recipe.selection.strategy, *recipe.baselines}
 
@@ -56,12 +56,21 @@ def budget_check(recipe: Recipe, pool: ArtifactRef) -> Callable[[str], None]:
             licences = f" with a licence of {', '.join(allowed)}" if allowed else ""
             raise InsufficientPoolError(
                 f"selection.budget={budget} asks for more than the pool has: {available} of "
-                f"{pool.rows} rows are of other languages than {language_name(language)} "
+                f"{n_rows} rows are of other languages than {language_name(language)} "
                 f"({language}){licences}. Lower `selection.budget` to {available} or less, or add "
                 "data to `data.pool`."
             )
 
     return check
+
+
+def _count_languages(rows: ArtifactRef, licences: tuple[str, ...]) -> Counter[str]:
+    """Return how many rows each language has under one of `licences` (all where none is named)."""
+    table = read_table(open_store().folder(rows) / "rows.parquet", ["language", "licence"])
+    if licences:
+        table = table.filter(pc.is_in(table["licence"], value_set=pa.array(licences, pa.string())))
+    found = table["language"].value_counts().to_pylist()
+    return Counter({entry["values"]: entry["counts"] for entry in found})
 
 
 def all_refused(refused: Mapping[Any, Exception]) -> Exception:

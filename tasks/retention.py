@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compass_core.storage import file_lock, read_json, write_text
+from compass_core.storage import MANIFEST_NAME, file_lock, read_json, write_text
 from tasks import registry
 from tasks.promotion import configure_tracking
 from tasks.settings import compass_home, open_store, runs_folder
@@ -48,6 +48,7 @@ def plan_clean(keep_runs: int) -> CleanPlan:
             kept.add(run)
             needed |= paths
     root = open_store().root
+    needed |= _parts(root, needed)
     artefacts = [
         folder
         for stage in root.iterdir()
@@ -67,6 +68,19 @@ def apply_clean(plan: CleanPlan) -> None:
     newest = sorted(path.parent.name for path in runs_folder().glob("*/run.json"))
     if newest:
         write_text(runs_folder() / "LAST", newest[-1] + "\n")
+
+
+def _parts(root: Path, paths: set[str]) -> set[str]:
+    """Return the artefacts that those at `paths` are made of and still point to, at any depth."""
+    found: set[str] = set()
+    waiting = list(paths)
+    while waiting:
+        manifest = root / waiting.pop() / MANIFEST_NAME
+        if manifest.is_file():
+            inside = set(read_json(manifest)["provenance"].get("parts", ())) - found
+            found |= inside
+            waiting += inside
+    return found
 
 
 def _champion_fingerprints() -> set[str]:

@@ -1,24 +1,23 @@
-"""Cluster, measure the gap, sample: what to take from the pool for one language."""
+"""Measure the gap, spend the budget, draw the map: what to take from the pool for one language."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from compass_core.config import ClusteringConfig, SelectionConfig
+from compass_core.config import SelectionConfig
+from compass_core.pool import Pool, texts_of
 from compass_core.records import ArtifactRef
 from compass_core.seeding import derive_rng, derive_seed
-from compass_core.selection.exclusion import forbidden_rows
+from compass_core.selection.exclusion import exclude_rows
 from compass_core.selection.gap import GapTable
-from compass_core.selection.health import check_script_guard, cluster_health
-from compass_core.selection.labels import label_clusters
+from compass_core.selection.match import measure_match
 from compass_core.selection.problem import Selection, SelectionProblem
 from compass_core.selection.projection import project_2d
-from compass_core.selection.similarity import lexical_similarity
-from compass_core.selection.space import Space, Vectors, build_space
+from compass_core.selection.space import take_off
 from compass_core.selection.strategies import STRATEGIES
 from compass_core.storage import (
     Draft,
@@ -30,144 +29,75 @@ from compass_core.storage import (
     write_table,
 )
 from tasks.caching import stage
+from tasks.pools import Corpus, open_corpora, open_pool, open_sketch, open_sketches, pool_shards
 from tasks.settings import open_store
+from tasks.spaces import open_mean, open_means, open_own, open_places, pool_vectors
 
 _MAP_POINTS_PER_ROLE = 400
-_ARRAYS = (
-    "usage_ids",
-    "usage_distances",
-    "coverage_ids",
-    "pool_ids",
-    "pool_distances",
-    "foreign",
-    "radii",
+STARTER = "starter"
+_EXCLUSION_SETTINGS = (
+    "licences",
+    "sources",
+    "exclude_sources",
+    "near_duplicates",
+    "decontaminate",
 )
 
 
-def _rows(ref: ArtifactRef, columns: list[str] | None = None) -> pa.Table:
-    return read_table(open_store().folder(ref) / "rows.parquet", columns)
+def gap_settings(config: SelectionConfig) -> dict[str, Any]:
+    """Return what the gap depends on; strategies and budgets share one gap table."""
+    names = ("smoothing", "shrinkage", *_EXCLUSION_SETTINGS)
+    return {name: getattr(config, name) for name in names}
 
 
-def _vectors(ref: ArtifactRef) -> NDArray[np.float32]:
-    return read_array(open_store().folder(ref) / "vectors.npy", mmap=True)
-
-
-def _texts(rows: pa.Table) -> list[str]:
-    columns = rows.select(["prompt", "response"]).to_pydict()
-    return [p or r for p, r in zip(columns["prompt"], columns["response"], strict=True)]
-
-
-def _languages(rows: pa.Table) -> NDArray[np.str_]:
-    return np.asarray(rows["language"].to_pylist(), dtype=np.str_)
-
-
-@stage("cluster", 1, libraries=("scikit-learn", "numpy"))
-def cluster(
-    draft: Draft,
-    language: str,
-    rows: dict[str, ArtifactRef],
-    vectors: dict[str, ArtifactRef],
-    config: ClusteringConfig,
-    centre_languages: bool,
-    seed: int,
-) -> None:
-    """Fit the clusters of one language, assign everybody, check the space's health.
-
-    Raises:
-        ScriptGuardError: the clusters follow the language instead of the meaning.
-    """
-    pool = _rows(rows["pool"], ["language", "prompt", "response", "topic"])
-    found = build_space(
-        language,
-        Vectors(
-            usage=_vectors(vectors["usage"]),
-            coverage=_vectors(vectors["coverage"]),
-            pool=_vectors(vectors["pool"]),
-            pool_languages=_languages(pool),
-        ),
-        config,
-        centre=centre_languages,
-        seed=seed,
-    )
-    draft.rows = found.n_clusters
-    for name in _ARRAYS:
-        write_array(draft.folder / f"{name}.npy", getattr(found, name))
-    write_array(draft.folder / "centroids.npy", found.clusters.centroids)
-    if found.means:
-        write_array(draft.folder / "mean.npy", found.means[language])
-    write_json(draft.folder / "space.json", _facts(found, rows, pool, config))
-
-
-def _facts(
-    found: Space, rows: dict[str, ArtifactRef], pool: pa.Table, config: ClusteringConfig
-) -> dict[str, Any]:
-    foreign = np.flatnonzero(found.foreign)
-    others = pool.take(foreign)
-    health = cluster_health(
-        found.pool_ids[foreign],
-        _languages(others),
-        topics=others["topic"].to_pylist(),
-        usage_outside=found.usage_distances > found.radii[found.usage_ids],
-    )
-    warnings = check_script_guard(health, config.script_guard)
-    own = [_rows(rows["usage"]), _rows(rows["coverage"])]
-    labels = label_clusters(
-        np.concatenate([found.usage_ids, found.coverage_ids]),
-        [text for part in own for text in _texts(part)],
-        n_clusters=found.n_clusters,
-    )
-    return {
-        "method": found.clusters.method,
-        "chosen": found.clusters.chosen,
-        "curve": found.clusters.curve,
-        "labels": labels,
-        "health": health.to_dict(),
-        "warnings": warnings,
-    }
-
-
-@stage("gap-score", 1)
+@stage("gap-score", 2)
 def gap_score(
     draft: Draft,
     language: str,
     rows: dict[str, ArtifactRef],
+    pool: ArtifactRef,
     space: ArtifactRef,
-    smoothing: float,
-    licences: tuple[str, ...],
+    settings: dict[str, Any],
 ) -> None:
-    """Measure per cluster where coverage falls short of usage, and what the pool may give."""
-    folder = open_store().folder(space)
-    arrays = {name: read_array(folder / f"{name}.npy") for name in _ARRAYS}
-    allowed, reasons = forbidden_rows(
-        _rows(rows["pool"]),
-        usage=_rows(rows["usage"]),
-        test=_rows(rows["test"], ["prompt", "response", "parallel_id"]),
-        coverage=_rows(rows["coverage"]),
-        licences=licences,
+    """Measure per cluster where coverage falls short of usage, and what the pool may give.
+
+    ``excluded.parquet`` says which rows of the pool may not be taken, why, and what each collides
+    with. `settings` are those of `gap_settings`.
+    """
+    excluded = exclude_rows(
+        open_sketches(pool_shards(pool)),
+        usage=open_sketch(rows["usage"]),
+        coverage=open_sketch(rows["coverage"]),
+        test=open_sketch(rows["test"]),
+        **{name: settings[name] for name in _EXCLUSION_SETTINGS},
     )
-    allowed &= arrays["foreign"]
-    within = arrays["pool_distances"] <= arrays["radii"][arrays["pool_ids"]]
+    whole = open_pool(pool)
+    own, places = open_own(space), open_places(space)
+    allowed = excluded.allowed & (whole.languages != language)
+    within = places.distances <= own["radii"][places.ids]
     table = GapTable.from_assignments(
-        arrays["usage_ids"],
-        arrays["coverage_ids"],
-        arrays["pool_ids"],
-        len(arrays["radii"]),
+        own["usage_ids"],
+        own["coverage_ids"],
+        places.ids,
+        len(own["radii"]),
         available=allowed & within,
-        smoothing=smoothing,
+        smoothing=settings["smoothing"],
+        shrinkage=settings["shrinkage"],
     )
-    draft.rows = len(table.gap)
+    draft.rows = table.n_clusters
     write_table(draft.folder / "gap.parquet", table.to_table())
     write_array(draft.folder / "allowed.npy", allowed)
     write_array(draft.folder / "available.npy", allowed & within)
-    write_json(draft.folder / "exclusions.json", reasons)
+    write_json(draft.folder / "exclusions.json", excluded.reasons)
+    write_table(draft.folder / "excluded.parquet", excluded.removed)
 
 
-@stage("sample", 1)
+@stage("sample", 2)
 def sample(
     draft: Draft,
     language: str,
-    rows: dict[str, ArtifactRef],
-    pool_vectors: ArtifactRef,
+    own: dict[str, Corpus],
+    pool: ArtifactRef,
     space: ArtifactRef,
     gap: ArtifactRef,
     config: SelectionConfig,
@@ -178,11 +108,12 @@ def sample(
     Raises:
         InsufficientPoolError: the pool cannot fill the budget.
     """
-    problem = _problem(language, rows, pool_vectors, space, gap, config)
+    whole = open_pool(pool)
+    problem = _problem(language, own, whole, pool, space, gap, config)
     rng = derive_rng(seed, "draw", language)
     chosen = STRATEGIES[config.strategy](problem, config.budget, rng)
     facts = read_json(open_store().folder(space) / "space.json")
-    selected = _rows(rows["pool"]).take(chosen.indices)
+    selected = whole.take(chosen.indices)
     draft.rows = selected.num_rows
     draft.provenance |= {
         "language": language,
@@ -191,6 +122,12 @@ def sample(
         "seed": seed,
         "config": config.model_dump(mode="json"),
         "notes": list(chosen.notes),
+        "details": chosen.details,
+        "match": measure_match(
+            problem.gap,
+            problem.count_by_cluster(chosen.indices),
+            problem.count_by_cluster(problem.candidates),
+        ),
         "exclusions": read_json(open_store().folder(gap) / "exclusions.json"),
     }
     write_table(draft.folder / "rows.parquet", selected)
@@ -201,43 +138,47 @@ def sample(
 
 def _problem(
     language: str,
-    rows: dict[str, ArtifactRef],
-    pool_vectors: ArtifactRef,
+    own: dict[str, Corpus],
+    whole: Pool,
+    pool: ArtifactRef,
     space: ArtifactRef,
     gap: ArtifactRef,
     config: SelectionConfig,
 ) -> SelectionProblem:
     store = open_store()
-    pool = _rows(rows["pool"])
-    arrays = {
-        n: read_array(store.folder(space) / f"{n}.npy") for n in ("pool_ids", "pool_distances")
-    }
-    languages = _languages(pool)
-    similarity: dict[str, float] = {}
-    if config.strategy == "similar":
-        own = _texts(_rows(rows["usage"])) + _texts(_rows(rows["coverage"]))
-        texts: dict[str, list[str]] = {}
-        for name, text in zip(languages, _texts(pool), strict=True):
-            texts.setdefault(str(name), []).append(text)
-        texts.pop(language, None)
-        similarity = lexical_similarity(own, texts)
+    folder = store.folder(gap)
+    places = open_places(space)
+    texts = {role: _texts(own[role]["rows"]) for role in ("usage", "coverage")}
+    mean = open_mean(space)
+    usage_vectors = open_corpora([own["usage"]]).vectors[:]
+    custom = config.langrank_model != STARTER
     return SelectionProblem(
         language=language,
-        pool_ids=np.asarray(pool["id"].to_pylist()),
-        pool_languages=languages,
-        pool_cluster_ids=arrays["pool_ids"],
-        pool_distances=arrays["pool_distances"],
-        available=read_array(store.folder(gap) / "available.npy"),
-        allowed=read_array(store.folder(gap) / "allowed.npy"),
-        gap=GapTable.from_table(read_table(store.folder(gap) / "gap.parquet")),
-        language_similarity=similarity,
+        pool_keys=np.concatenate([np.asarray(s.keys) for s in open_sketches(pool_shards(pool))]),
+        pool_languages=whole.languages,
+        pool_cluster_ids=places.ids,
+        pool_distances=places.distances,
+        available=read_array(folder / "available.npy"),
+        allowed=read_array(folder / "allowed.npy"),
+        gap=GapTable.from_table(read_table(folder / "gap.parquet")),
         smoothing=config.smoothing,
         rule=config.rule,
         draw=config.draw,
         language_balance=config.language_balance,
         similar_languages=config.similar_languages,
-        pool_vectors=_vectors(pool_vectors) if config.draw == "diverse" else None,
+        usage_texts=texts["usage"],
+        coverage_texts=texts["coverage"],
+        pool_texts=whole.iter_texts,
+        usage_vectors=usage_vectors if mean is None else take_off(usage_vectors, mean),
+        pool_vectors=pool_vectors(whole, open_means(space)),
+        dsir_target=config.dsir_target,
+        langrank_model=Path(config.langrank_model) if custom else None,
     )
+
+
+def _texts(rows: ArtifactRef) -> list[str]:
+    path = open_store().folder(rows) / "rows.parquet"
+    return texts_of(read_table(path, ["prompt", "response"]))
 
 
 def _selected(rows: pa.Table, problem: SelectionProblem, chosen: Selection) -> pa.Table:
@@ -264,21 +205,24 @@ def _clusters(problem: SelectionProblem, chosen: Selection, labels: list[str]) -
     return table
 
 
-@stage("map", 1, libraries=("scikit-learn", "numpy"))
+@stage("map", 2, libraries=("scikit-learn", "numpy"))
 def draw_map(
     draft: Draft,
     language: str,
-    vectors: dict[str, ArtifactRef],
+    own: dict[str, Corpus],
+    pool: ArtifactRef,
     space: ArtifactRef,
     selection: ArtifactRef,
     seed: int,
 ) -> None:
     """Place a bounded number of points per role in the plane, for the report: ``map.parquet``."""
-    folder = open_store().folder(space)
+    whole = open_pool(pool)
     selected = read_array(open_store().folder(selection) / "indices.npy")
-    others = read_array(folder / "foreign.npy")
+    others = whole.languages != language
     others[selected] = False
-    clusters = {r: read_array(folder / f"{r}_ids.npy") for r in ("usage", "coverage", "pool")}
+    arrays = open_own(space)
+    clusters = {"usage": arrays["usage_ids"], "coverage": arrays["coverage_ids"]}
+    clusters["selected"] = clusters["pool"] = open_places(space).ids
     rows = {
         "usage": np.arange(len(clusters["usage"])),
         "coverage": np.arange(len(clusters["coverage"])),
@@ -292,10 +236,10 @@ def draw_map(
         if size == 0:
             continue
         chosen = np.sort(rng.choice(candidates, size=size, replace=False))
-        corpus = "pool" if role == "selected" else role
+        corpus = open_corpora([own[role]]) if role in own else whole
         roles += [role] * size
-        ids.append(clusters[corpus][chosen])
-        parts.append(np.asarray(_vectors(vectors[corpus])[chosen]))
+        ids.append(clusters[role][chosen])
+        parts.append(corpus.vectors[chosen])
     points = project_2d(np.concatenate(parts), seed=derive_seed(seed, "map"))
     draft.rows = len(roles)
     table = {"role": roles, "cluster": np.concatenate(ids), "x": points[:, 0], "y": points[:, 1]}

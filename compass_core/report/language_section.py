@@ -52,6 +52,17 @@ HEALTH_TEXT: dict[str, tuple[str, str]] = {
         "Usage far from every cluster",
         "Share of what users ask that lies beyond the relevance radius of its cluster.",
     ),
+    "retrieval_at_1": (
+        "Translations found",
+        "Share of texts whose nearest text in another language is their translation. The encoder "
+        "sees meaning when it is high.",
+    ),
+    "matched_minus_random": (
+        "Similarity of translations over that of strangers",
+        "Mean cosine of translations minus that of other pairs; 0 means the encoder is blind.",
+    ),
+    "n_candidates": ("Candidates per translation", "More make finding it harder."),
+    "n_pairs": ("Language pairs compared", "Those with the target language first."),
     "n_languages": ("Languages in the pool", "Where the selection can come from."),
     "n_examples": ("Pool examples", "What could be selected."),
     "js_before": (

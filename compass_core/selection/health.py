@@ -1,4 +1,4 @@
-"""Is the space about meaning? Language entropy per cluster, NMI, retrieval, the script guard.
+"""Is the space about meaning? Language entropy per cluster, NMI, the script guard, what it misses.
 
 Encoders can cluster by writing system; "semantic gap" then silently becomes "language gap". The
 guard looks at the pool after assignment. Both its figures are corrected for chance: with a few
@@ -24,6 +24,8 @@ Floats = NDArray[np.float64]
 WARN_ENTROPY = 0.5
 REFUSE_ENTROPY = 0.2
 REFUSE_NMI = 0.3
+WARN_RETRIEVAL = 0.3
+WARN_USAGE_OUTSIDE = 0.25
 MIN_CLUSTER_ROWS = 5
 """Clusters with fewer pool examples say nothing about language mixing and are left out."""
 
@@ -47,6 +49,8 @@ class Health:
         n_languages: Languages in the pool.
         n_examples: Pool examples looked at.
         usage_outside: Share of usage beyond the relevance radius of its cluster; None if unknown.
+        retrieval: How well translations find each other, see `selection.retrieval`; None where no
+            rows are parallel.
     """
 
     language_entropy: tuple[float, ...]
@@ -58,18 +62,21 @@ class Health:
     n_languages: int
     n_examples: int
     usage_outside: float | None
+    retrieval: dict[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; NaN becomes None."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
+        values = {name: _plain(value) for name, value in asdict(self).items()}
+        return values | (values.pop("retrieval") or {})
 
 
 def cluster_health(
     cluster_ids: NDArray[np.integer[Any]],
     languages: Sequence[str] | NDArray[Any],
     *,
-    topics: Sequence[str] | None = None,
+    topics: Sequence[str] | NDArray[np.str_] | None = None,
     usage_outside: NDArray[np.bool_] | None = None,
+    retrieval: dict[str, float] | None = None,
     n_clusters: int | None = None,
 ) -> Health:
     """Measure how far clusters follow language, over the pool.
@@ -79,6 +86,7 @@ def cluster_health(
         languages: (N,) its language.
         topics: (N,) its topic; rows with an empty topic are left out of `nmi_topic`.
         usage_outside: (U,) which usage prompts lie beyond the relevance radius.
+        retrieval: from `selection.retrieval.parallel_retrieval`.
         n_clusters: K; by default the largest id + 1.
 
     Raises:
@@ -112,6 +120,7 @@ def cluster_health(
         n_languages=len(names),
         n_examples=len(cluster_ids),
         usage_outside=None if usage_outside is None else float(np.mean(usage_outside)),
+        retrieval=retrieval,
     )
 
 
@@ -156,33 +165,51 @@ def check_script_guard(health: Health, mode: GuardMode = "refuse") -> list[str]:
     return []
 
 
-def translation_retrieval(
-    vectors_a: NDArray[np.floating[Any]], vectors_b: NDArray[np.floating[Any]]
-) -> dict[str, float]:
-    """Return how well row i of one language finds its translation, row i of the other.
+def check_reach(
+    health: Health, *, min_retrieval: float = 0.0, max_usage_outside: float = 1.0
+) -> list[str]:
+    """Return warnings about an encoder or clusters that miss the usage, or refuse them.
+
+    Warned: fewer than 30 % of translations found, or more than a quarter of usage beyond every
+    radius (5 % is what the default radius leaves outside by its definition).
 
     Args:
-        vectors_a: (N, d) unit norm.
-        vectors_b: (N, d) unit norm, translations in the same order.
-
-    Returns:
-        ``retrieval_at_1`` (mean of both directions, in [0, 1]) and ``matched_minus_random`` (mean
-        cosine of translations minus mean cosine of all other pairs).
+        health: from `cluster_health`.
+        min_retrieval: refuse below this share of translations found.
+        max_usage_outside: refuse above this share of usage outside.
 
     Raises:
-        DataError: the shapes differ or there is no row.
+        DataError: E61, one of the two limits is passed.
     """
-    if vectors_a.shape != vectors_b.shape or len(vectors_a) == 0:
-        raise DataError(
-            f"Translations must come in pairs; got shapes {vectors_a.shape}, {vectors_b.shape}."
+    warnings: list[str] = []
+    if health.retrieval is not None:
+        found = health.retrieval["retrieval_at_1"]
+        measured = (
+            f"The encoder finds {found:.0%} of translations among "
+            f"{health.retrieval['n_candidates']:.0f} candidates"
         )
-    scores = np.asarray(vectors_a, dtype=np.float32) @ np.asarray(vectors_b, dtype=np.float32).T
-    rows = np.arange(len(scores))
-    hits = (scores.argmax(axis=1) == rows).mean() + (scores.argmax(axis=0) == rows).mean()
-    matched = float(np.diagonal(scores).mean())
-    n = len(scores)
-    others = (float(scores.sum(dtype=np.float64)) - matched * n) / max(n * (n - 1), 1)
-    return {"retrieval_at_1": float(hits / 2), "matched_minus_random": matched - others}
+        advice = "Use a multilingual encoder, or `compass fit-encoder` on your own parallel rows."
+        if found < min_retrieval:
+            raise DataError(
+                f"{measured}; clustering.min_retrieval asks for {min_retrieval:.0%}. {advice}",
+                code="E61",
+            )
+        if found < WARN_RETRIEVAL:
+            warnings.append(f"{measured}: it hardly knows these texts. {advice}")
+    outside = health.usage_outside
+    if outside is not None:
+        measured = f"{outside:.0%} of usage lies beyond the radius of every cluster"
+        if outside > max_usage_outside:
+            raise DataError(
+                f"{measured}; clustering.max_usage_outside allows {max_usage_outside:.0%}. Raise "
+                "`clustering.relevance_quantile`, use fewer clusters, or give more usage.",
+                code="E61",
+            )
+        if outside > WARN_USAGE_OUTSIDE:
+            warnings.append(
+                f"{measured}: its topics are thin. Give more usage, or use fewer clusters."
+            )
+    return warnings
 
 
 def _contingency(
@@ -239,7 +266,9 @@ def _normalised_information(table: NDArray[np.int64], expected: float) -> tuple[
 
 
 def _topic_information(
-    cluster_ids: NDArray[np.integer[Any]], topics: Sequence[str] | None, n_clusters: int
+    cluster_ids: NDArray[np.integer[Any]],
+    topics: Sequence[str] | NDArray[np.str_] | None,
+    n_clusters: int,
 ) -> float | None:
     if topics is None:
         return None
@@ -256,6 +285,8 @@ def _topic_information(
 def _plain(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, float):
         return None if np.isnan(value) else round(value, 6)
     return value

@@ -17,8 +17,8 @@ from compass_core.selection.clustering import assign_clusters, fit_clusters
 from compass_core.selection.health import (
     check_script_guard,
     cluster_health,
-    translation_retrieval,
 )
+from compass_core.selection.retrieval import translation_retrieval
 
 DATA = Path(os.environ.get("COMPASS_TEST_DATA", Path(__file__).parents[4] / "shared" / "data"))
 

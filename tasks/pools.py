@@ -1,0 +1,136 @@
+"""Corpora as the stages see them: references to rows and vectors, and the parts made of them.
+
+The pool is a list of shards. Each is read, embedded, sketched and assigned once, whatever comes
+beside it later; the ``pool`` artefact only names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
+
+import numpy as np
+
+from compass_core.errors import DataError, bounded_list
+from compass_core.pool import Pool, PoolShard
+from compass_core.records import ArtifactRef
+from compass_core.selection.centring import LanguageSums, sum_by_language
+from compass_core.selection.sketches import Sketch, read_sketch, write_sketch
+from compass_core.storage import Draft, read_array, read_json, write_array, write_json
+from tasks.caching import part, stage
+from tasks.settings import open_store
+
+ROWS_FILE, VECTORS_FILE, SHARDS_FILE = "rows.parquet", "vectors.npy", "shards.json"
+
+
+class Corpus(TypedDict):
+    """A corpus, or one shard of the pool: what was read, and its embedding."""
+
+    rows: ArtifactRef
+    vectors: ArtifactRef
+
+
+@stage("pool", 1)
+def gather_pool(draft: Draft, language: str, shards: list[Corpus]) -> None:
+    """Name the shards of the pool, in order: ``shards.json``.
+
+    Raises:
+        DataError: the shards share an id, or their vectors come from different encoders.
+    """
+    whole = open_corpora(shards)
+    _refuse_repeated_ids(whole, [open_sketch(shard["rows"]) for shard in shards])
+    draft.rows = whole.n_rows
+    draft.provenance |= {
+        "language": language,
+        "dimension": whole.vectors.shape[1],
+        "parts": [ref.path for shard in shards for ref in (shard["rows"], shard["vectors"])],
+    }
+    named = [{"rows": s["rows"].to_dict(), "vectors": s["vectors"].to_dict()} for s in shards]
+    write_json(draft.folder / SHARDS_FILE, named)
+
+
+def pool_shards(pool: ArtifactRef) -> list[Corpus]:
+    """Return the shards of a pool."""
+    named = read_json(open_store().folder(pool) / SHARDS_FILE)
+    return [
+        Corpus(
+            rows=ArtifactRef.from_dict(shard["rows"]),
+            vectors=ArtifactRef.from_dict(shard["vectors"]),
+        )
+        for shard in named
+    ]
+
+
+def open_pool(pool: ArtifactRef) -> Pool:
+    """Open a pool by its reference."""
+    return open_corpora(pool_shards(pool))
+
+
+def open_corpora(corpora: Sequence[Corpus]) -> Pool:
+    """Open corpora one after the other, as if they were one."""
+    store = open_store()
+    return Pool(
+        [
+            PoolShard(
+                rows=store.folder(corpus["rows"]) / ROWS_FILE,
+                vectors=store.folder(corpus["vectors"]) / VECTORS_FILE,
+            )
+            for corpus in corpora
+        ]
+    )
+
+
+@part("sketch", 1)
+def sketch(draft: Draft, rows: ArtifactRef) -> None:
+    """Sketch one corpus or shard: keys, MinHashes and character n-grams, whatever the language."""
+    draft.rows = write_sketch(open_store().folder(rows) / ROWS_FILE, draft.folder)
+
+
+def open_sketch(rows: ArtifactRef) -> Sketch:
+    """Return the sketch of a corpus; it is made when it is first asked for."""
+    return read_sketch(open_store().folder(sketch(rows)))
+
+
+def open_sketches(corpora: Sequence[Corpus]) -> list[Sketch]:
+    """Return the sketches of all corpora."""
+    return [open_sketch(corpus["rows"]) for corpus in corpora]
+
+
+@part("language-sums", 1)
+def language_sums(draft: Draft, rows: ArtifactRef, vectors: ArtifactRef) -> None:
+    """Add up the vectors of one corpus by language, for centring."""
+    corpus = open_corpora([{"rows": rows, "vectors": vectors}])
+    found = sum_by_language(corpus.vectors, corpus.languages)
+    draft.rows = len(found.languages)
+    write_json(draft.folder / "languages.json", list(found.languages))
+    write_array(draft.folder / "sums.npy", found.sums)
+    write_array(draft.folder / "counts.npy", found.counts)
+
+
+def open_sums(corpus: Corpus) -> LanguageSums:
+    """Return the sums of one corpus; they are made when they are first asked for."""
+    folder = open_store().folder(language_sums(corpus["rows"], corpus["vectors"]))
+    return LanguageSums(
+        tuple(read_json(folder / "languages.json")),
+        np.asarray(read_array(folder / "sums.npy"), dtype=np.float64),
+        np.asarray(read_array(folder / "counts.npy"), dtype=np.int64),
+    )
+
+
+def _refuse_repeated_ids(whole: Pool, sketches: Sequence[Sketch]) -> None:
+    keys = np.concatenate([np.asarray(found.keys) for found in sketches])
+    order = np.argsort(keys, kind="stable")
+    again = order[1:][keys[order[1:]] == keys[order[:-1]]]
+    if not len(again):
+        return
+    shown = whole.take(np.sort(again)[:5], ["id"])["id"].to_pylist()
+    raise DataError(
+        f"{len(again)} ids of the pool occur in more than one row:\n{bounded_list(shown)}\n"
+        "An id names one row. Make them unique, or leave `data.pool.columns.id` to COMPASS.",
+        code="E17",
+    )
+
+
+def rows_of(corpora: Mapping[str, Corpus]) -> dict[str, ArtifactRef]:
+    """Return the rows of corpora by role."""
+    return {role: corpus["rows"] for role, corpus in corpora.items()}

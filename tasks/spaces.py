@@ -1,0 +1,275 @@
+"""The cluster stage: fit one language's clusters, place the pool shard by shard, check its health.
+
+    language sums ─► means ─┐                      (only when languages are centred)
+    usage, coverage ────────┴► fit ─► assign × shards ─► cluster (labels, health, script guard)
+
+Fit and assignments are parts: a pool that grows leaves the fit and its old shards as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compass_core.config import ClusteringConfig
+from compass_core.pool import Pool
+from compass_core.records import ArtifactRef
+from compass_core.selection.assignment import assign_clusters
+from compass_core.selection.centring import CentredVectors, language_means
+from compass_core.selection.health import (
+    Health,
+    check_reach,
+    check_script_guard,
+    cluster_health,
+)
+from compass_core.selection.labels import label_clusters
+from compass_core.selection.retrieval import parallel_retrieval
+from compass_core.selection.space import fit_space, needs_pool, sample_rows, take_off
+from compass_core.storage import Draft, read_array, read_json, write_array, write_json
+from tasks.caching import part, stage
+from tasks.pools import (
+    Corpus,
+    open_corpora,
+    open_sketches,
+    open_sums,
+    pool_shards,
+)
+from tasks.settings import open_store
+
+_OWN_ARRAYS = (
+    "usage_ids",
+    "usage_distances",
+    "coverage_ids",
+    "coverage_distances",
+    "radii",
+)
+_RETRIEVAL_ROWS = 200_000
+"""Rows whose translations are looked for: enough for any estimate, whatever the pool's size."""
+
+
+class Places(NamedTuple):
+    """Where the pool lies: (A,) cluster of each row, and (A,) distance to its centroid."""
+
+    ids: NDArray[np.int32]
+    distances: NDArray[np.float32]
+
+
+@stage("cluster", 2, libraries=("scikit-learn", "numpy"))
+def cluster(
+    draft: Draft,
+    language: str,
+    own: dict[str, Corpus],
+    pool: ArtifactRef,
+    config: ClusteringConfig,
+    centre_languages: bool,
+    seed: int,
+) -> None:
+    """Fit the clusters of one language, assign everybody, check the space's health.
+
+    Args:
+        draft: Where the space is written.
+        language: Target language.
+        own: ``usage`` and ``coverage``.
+        pool: The pool.
+        config: Method, grid, choice, radius, guards.
+        centre_languages: Subtract each language's mean first.
+        seed: Run seed.
+
+    Raises:
+        ScriptGuardError: the clusters follow the language instead of the meaning.
+        DataError: encoder or clusters miss more than the configuration allows.
+    """
+    shards = pool_shards(pool)
+    means = language_mean_vectors(language, own, shards) if centre_languages else None
+    shared = shards if needs_pool(config, own["coverage"]["rows"].rows) else []
+    fitted = fit(language, own, shared, means, _fit_config(config), seed)
+    assigned = [assign(fitted, shard, means) for shard in shards]
+    folder = open_store().folder(fitted)
+    for name in (*_OWN_ARRAYS, "centroids"):
+        write_array(draft.folder / f"{name}.npy", read_array(folder / f"{name}.npy"))
+    if means is not None:
+        write_array(draft.folder / "mean.npy", read_means(means)[language])
+    parts = [fitted, *assigned, *([means] if means else [])]
+    draft.provenance["parts"] = [ref.path for ref in parts]
+    draft.rows = fitted.rows
+    facts = read_json(folder / "fit.json") | {
+        "assigned": [ref.to_dict() for ref in assigned],
+        "means": means.to_dict() if means else None,
+    }
+    health = _health(language, draft, own, shards, assigned)
+    warnings = check_script_guard(health, config.script_guard) + check_reach(
+        health,
+        min_retrieval=config.min_retrieval,
+        max_usage_outside=config.max_usage_outside,
+    )
+    labels = _labels(draft, own, fitted.rows)
+    facts |= {"labels": labels, "health": health.to_dict(), "warnings": warnings}
+    write_json(draft.folder / "space.json", facts)
+
+
+def open_places(space: ArtifactRef) -> Places:
+    """Return where every row of the pool lies in the space `space`."""
+    store = open_store()
+    refs = read_json(store.folder(space) / "space.json")["assigned"]
+    return _places([ArtifactRef.from_dict(ref) for ref in refs])
+
+
+def open_own(space: ArtifactRef) -> dict[str, NDArray[Any]]:
+    """Return the arrays of usage and coverage in the space `space`, and its radii."""
+    folder = open_store().folder(space)
+    return {name: read_array(folder / f"{name}.npy") for name in _OWN_ARRAYS}
+
+
+def open_mean(space: ArtifactRef) -> NDArray[np.float32] | None:
+    """Return the mean of the target language that was subtracted; None without centring."""
+    path = open_store().folder(space) / "mean.npy"
+    return read_array(path) if path.exists() else None
+
+
+def open_means(space: ArtifactRef) -> ArtifactRef | None:
+    """Return where the means of all languages are; None without centring."""
+    found = read_json(open_store().folder(space) / "space.json")["means"]
+    return ArtifactRef.from_dict(found) if found else None
+
+
+def _places(assigned: Sequence[ArtifactRef]) -> Places:
+    folders = [open_store().folder(ref) for ref in assigned]
+    return Places(
+        np.concatenate([read_array(folder / "ids.npy") for folder in folders]),
+        np.concatenate([read_array(folder / "distances.npy") for folder in folders]),
+    )
+
+
+def _fit_config(config: ClusteringConfig) -> ClusteringConfig:
+    """Return what of the configuration the fit depends on; the guards judge it afterwards."""
+    defaults = ClusteringConfig()
+    guards = ("script_guard", "min_retrieval", "max_usage_outside")
+    return config.model_copy(update={name: getattr(defaults, name) for name in guards})
+
+
+@part("means", 1)
+def language_mean_vectors(
+    draft: Draft, language: str, own: dict[str, Corpus], pool: list[Corpus]
+) -> None:
+    """Average the vectors of each language: ``means.npy`` (L, d) and ``languages.json``.
+
+    The target language's mean is that of its usage, its coverage and its rows in the pool.
+    """
+    corpora = [corpus for corpus in (*own.values(), *pool) if corpus["rows"].rows]
+    means = language_means(open_sums(corpus) for corpus in corpora)
+    draft.rows = len(means)
+    write_json(draft.folder / "languages.json", list(means))
+    write_array(draft.folder / "means.npy", np.stack(list(means.values())))
+
+
+def read_means(means: ArtifactRef) -> dict[str, NDArray[np.float32]]:
+    """Return the mean vector of each language."""
+    folder = open_store().folder(means)
+    names = read_json(folder / "languages.json")
+    return dict(zip(names, read_array(folder / "means.npy"), strict=True))
+
+
+@part("fit", 1, libraries=("scikit-learn", "numpy"))
+def fit(
+    draft: Draft,
+    language: str,
+    own: dict[str, Corpus],
+    pool: list[Corpus],
+    means: ArtifactRef | None,
+    config: ClusteringConfig,
+    seed: int,
+) -> None:
+    """Fit the clusters: centroids, radii, and where usage and coverage lie.
+
+    `pool` is empty unless its rows take part, so that a growing pool changes nothing here.
+    """
+    mean = read_means(means)[language] if means is not None else None
+    usage = open_corpora([own["usage"]]).vectors[:]
+    has_coverage = own["coverage"]["rows"].rows > 0
+    coverage = open_corpora([own["coverage"]]).vectors[:] if has_coverage else usage[:0]
+    if mean is not None:
+        usage, coverage = take_off(usage, mean), take_off(coverage, mean)
+    sample = _fit_sample(language, pool, means, config, seed) if pool else None
+    space = fit_space(language, usage, coverage, sample, config, seed=seed)
+    draft.rows = space.n_clusters
+    for name in _OWN_ARRAYS:
+        write_array(draft.folder / f"{name}.npy", getattr(space, name))
+    write_array(draft.folder / "centroids.npy", space.clusters.centroids)
+    clusters = space.clusters
+    facts = {"method": clusters.method, "chosen": clusters.chosen, "curve": clusters.curve}
+    write_json(draft.folder / "fit.json", facts | {"notes": list(clusters.notes)})
+
+
+def _fit_sample(
+    language: str,
+    shards: list[Corpus],
+    means: ArtifactRef | None,
+    config: ClusteringConfig,
+    seed: int,
+) -> NDArray[np.float32]:
+    pool = open_corpora(shards)
+    keys = np.concatenate([np.asarray(found.keys) for found in open_sketches(shards)])
+    foreign = pool.languages != language
+    rows = sample_rows(language, foreign, keys, config, seed=seed)
+    chosen: NDArray[np.float32] = pool_vectors(pool, means)[rows]
+    return chosen
+
+
+def pool_vectors(pool: Pool, means: ArtifactRef | None) -> Any:
+    """Return the vectors of a pool as its space sees them: centred where languages are."""
+    if means is None:
+        return pool.vectors
+    return CentredVectors(pool.vectors, pool.languages, read_means(means))
+
+
+@part("assign", 1, libraries=("numpy",))
+def assign(draft: Draft, fitted: ArtifactRef, shard: Corpus, means: ArtifactRef | None) -> None:
+    """Assign one shard of the pool: ``ids.npy`` and ``distances.npy``."""
+    centroids = read_array(open_store().folder(fitted) / "centroids.npy")
+    ids, distances = assign_clusters(pool_vectors(open_corpora([shard]), means), centroids)
+    draft.rows = len(ids)
+    write_array(draft.folder / "ids.npy", ids)
+    write_array(draft.folder / "distances.npy", distances)
+
+
+def _health(
+    language: str,
+    draft: Draft,
+    own: dict[str, Corpus],
+    shards: list[Corpus],
+    assigned: Sequence[ArtifactRef],
+) -> Health:
+    pool = open_corpora(shards)
+    foreign = np.flatnonzero(pool.languages != language)
+    distances = read_array(draft.folder / "usage_distances.npy")
+    radii = read_array(draft.folder / "radii.npy")
+    topics, names = pool.codes("topic")
+    return cluster_health(
+        _places(assigned).ids[foreign],
+        pool.languages[foreign],
+        topics=np.asarray(names, dtype=np.str_)[topics[foreign]] if any(names) else None,
+        usage_outside=distances > radii[read_array(draft.folder / "usage_ids.npy")],
+        retrieval=_retrieval(language, [*own.values(), *shards]),
+    )
+
+
+def _retrieval(language: str, corpora: list[Corpus]) -> dict[str, float] | None:
+    """Return how well translations find each other among all rows of the run."""
+    corpora = [corpus for corpus in corpora if corpus["rows"].rows]
+    keys = np.concatenate([found.parallel_keys for found in open_sketches(corpora)])
+    if not keys.any():
+        return None
+    keys[np.flatnonzero(keys)[_RETRIEVAL_ROWS:]] = 0
+    everything = open_corpora(corpora)
+    return parallel_retrieval(keys, everything.languages, everything.vectors, first=language)
+
+
+def _labels(draft: Draft, own: dict[str, Corpus], n_clusters: int) -> list[str]:
+    """Return what usage and coverage say about each cluster."""
+    corpora = [own[role] for role in ("usage", "coverage") if own[role]["rows"].rows]
+    places = [read_array(draft.folder / f"{role}_ids.npy") for role in ("usage", "coverage")]
+    texts = [text for batch in open_corpora(corpora).iter_texts() for text in batch]
+    return label_clusters(np.concatenate(places), texts, n_clusters=n_clusters)
