@@ -20,8 +20,8 @@ from pydantic_core import ErrorDetails
 
 from compass_core.config import AdaptConfig, Config
 from compass_core.errors import ConfigError, bounded_list
+from compass_core.reading.files import expand_home
 from compass_core.reading.problems import show
-from compass_core.reading.sources import expand_home
 from compass_core.strict_yaml import MAX_BYTES, Document, dotted, dump_yaml, parse_yaml, scalar
 
 ConfigT = TypeVar("ConfigT", bound=Config)

@@ -18,11 +18,12 @@ import pyarrow as pa
 from compass_core.config import CorpusConfig
 from compass_core.errors import DataError, LanguageError
 from compass_core.languages import canonical_language, language_name
+from compass_core.reading.files import Source
 from compass_core.reading.mapping import Fields, Role, columns_found, find_fields
 from compass_core.reading.opening import open_source
 from compass_core.reading.problems import show
 from compass_core.reading.rows import Columns, RowConverter, RowError, report
-from compass_core.reading.sources import PLACEHOLDER, Source, find_source
+from compass_core.reading.sources import PLACEHOLDER, find_source
 from compass_core.records import EXAMPLE_SCHEMA
 from compass_core.storage import ROW_GROUP_ROWS, write_tables
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from compass_core.config import CorpusConfig
+from compass_core.reading.files import DataFile
 from compass_core.reading.lines import open_data
-from compass_core.reading.sources import PLACEHOLDER, DataFile, find_source, matching_files
+from compass_core.reading.sources import PLACEHOLDER, find_source, matching_files
 from compass_core.storage import canonical_json
 
 KnownContents = MutableMapping[str, str]

@@ -15,6 +15,7 @@ from json.decoder import WHITESPACE  # type: ignore[attr-defined]  # not in type
 from typing import Any, BinaryIO, Final
 
 from compass_core.errors import DataError
+from compass_core.reading.files import DataFile
 from compass_core.reading.lines import (
     MAX_LINE_BYTES,
     check_not_html,
@@ -24,7 +25,6 @@ from compass_core.reading.lines import (
     too_large,
 )
 from compass_core.reading.problems import Problems, show
-from compass_core.reading.sources import DataFile
 
 Row = dict[str, Any]
 Numbered = tuple[int, Row]

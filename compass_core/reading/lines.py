@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import BinaryIO, Final, cast
 
 from compass_core.errors import DataError
+from compass_core.reading.files import DataFile
 from compass_core.reading.problems import Problems
-from compass_core.reading.sources import DataFile
 
 MAX_LINE_BYTES: Final = 10 * 2**20
 """Longest line (one record) that is parsed."""

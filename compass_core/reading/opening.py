@@ -8,9 +8,9 @@ from itertools import islice
 from typing import Any, Final
 
 from compass_core.errors import DataError
+from compass_core.reading.files import DataFile, Source
 from compass_core.reading.jsonfiles import Numbered, read_json, read_jsonl
 from compass_core.reading.problems import Problems, show
-from compass_core.reading.sources import DataFile, Source
 from compass_core.reading.tables import (
     parquet_columns,
     read_arrow,

@@ -55,7 +55,7 @@ def pool_shards(corpus: CorpusConfig, base_folder: Path) -> list[Shard]:
         Shard(
             corpus.model_copy(
                 update={
-                    "path": str(file.path),
+                    "path": str(file.path.absolute()),
                     "name": "",
                     "split": split,
                     "source": corpus.source or file.origin,

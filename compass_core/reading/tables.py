@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from compass_core.errors import DataError, TransientError
+from compass_core.reading.files import DataFile, HubDataset
 from compass_core.reading.jsonfiles import Numbered
 from compass_core.reading.lines import (
     MAX_LINE_BYTES,
@@ -22,7 +23,6 @@ from compass_core.reading.lines import (
     read_lines,
 )
 from compass_core.reading.problems import Problems, show
-from compass_core.reading.sources import DataFile, HubDataset
 
 BATCH_ROWS: Final = 4096
 """Rows of a columnar file that are turned into Python values at once."""
