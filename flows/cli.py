@@ -125,11 +125,30 @@ def manifest(
     examples: Annotated[int, typer.Option(help="Selected examples to list.")] = 10,
     source: Annotated[str, typer.Option(help="Only examples from this source language.")] = "",
     cluster: Annotated[int, typer.Option(help="Only examples of this cluster.")] = -1,
+    excluded: Annotated[
+        int, typer.Option(help="Pool rows to list that were not allowed, instead.")
+    ] = 0,
 ) -> None:
-    """What was selected, from which languages, and why."""
-    from flows.inspecting import show_manifest
+    """What was selected, from which languages, and why; or what could not be, and why not."""
+    from flows.inspecting import show_excluded, show_manifest
 
+    if excluded:
+        show_excluded(language, run, limit=excluded)
+        return
     show_manifest(language, run, examples=examples, source=source, cluster=cluster)
+
+
+@app.command()
+def explain(
+    language: LanguageOption,
+    run: RunOption = "",
+    clusters: Annotated[int, typer.Option(help="Clusters to tell about, widest gap first.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Why these examples: the widest gaps, what was missing, what was taken from where."""
+    from flows.explaining import explain as explain_language
+
+    explain_language(language, run, clusters=clusters, as_json=as_json)
 
 
 @app.command()

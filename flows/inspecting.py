@@ -93,6 +93,18 @@ def show_manifest(language: str, run: str, *, examples: int, source: str, cluste
     )
 
 
+def show_excluded(language: str, run: str, *, limit: int) -> None:
+    """Print pool rows that could not be selected, why, and what they collide with."""
+    from tasks.explaining import excluded_rows
+
+    rows = excluded_rows(canonical_language(language), run or "last")
+    OUT.print(f"{len(rows)} pool rows were not allowed.", markup=False)
+    _print_table(
+        ("id", "why", "collides with"),
+        [(row["id"], row["reason"], row["other_id"]) for row in rows[:limit]],
+    )
+
+
 def render_again(run: str) -> None:
     """Render a run's page from its data and print where it is."""
     from tasks.manifests import render_report_again
