@@ -25,17 +25,18 @@ _CHECK_ROWS = 65_536
 
 
 def assign_clusters(
-    vectors: Vectors, centroids: Vectors, *, block: int = 16_384
+    vectors: Vectors, centroids: Vectors, *, block: int = PRODUCT_ROWS
 ) -> tuple[ClusterIds, NDArray[np.float32]]:
     """Return each row's nearest centroid and its distance 1 − cosine, in [0, 2].
 
-    Ties go to the lower cluster id. Rows are read `block` at a time, so that a memory-mapped pool
-    never lies in memory as a whole.
+    Ties go to the lower cluster id. Rows are read, checked, multiplied and compared `block` at a
+    time: a memory-mapped pool never lies in memory as a whole, and the scores of a block are
+    compared while they are still in the processor's cache.
 
     Args:
-        vectors: (N, d) unit norm; may be memory-mapped, float16 or float32.
+        vectors: (N, d) unit norm; may be memory-mapped or sharded, float16 or float32.
         centroids: (K, d) unit norm.
-        block: rows read at a time.
+        block: rows at a time.
 
     Raises:
         DataError: the dimensions differ, or a row is not a finite unit vector.
@@ -50,15 +51,17 @@ def assign_clusters(
     cluster_ids = np.empty(n_rows, dtype=np.int32)
     distances = np.empty(n_rows, dtype=np.float32)
     weights = np.ascontiguousarray(centroids.T, dtype=np.float32)
+    size = min(block, n_rows)
+    room = np.empty((size, len(centroids)), dtype=np.float32)
+    every_row = np.arange(size)
     for start in range(0, n_rows, block):
         part = np.asarray(vectors[start : start + block], dtype=np.float32)
         check_unit(part, first_row=start)
-        for low in range(0, len(part), PRODUCT_ROWS):
-            scores = part[low : low + PRODUCT_ROWS] @ weights
-            nearest = scores.argmax(axis=1)
-            here = slice(start + low, start + low + len(scores))
-            cluster_ids[here] = nearest
-            distances[here] = 1.0 - scores[np.arange(len(scores)), nearest]
+        scores = np.matmul(part, weights, out=room[: len(part)])
+        nearest = scores.argmax(axis=1)
+        here = slice(start, start + len(part))
+        cluster_ids[here] = nearest
+        np.subtract(1.0, scores[every_row[: len(part)], nearest], out=distances[here])
     np.maximum(distances, 0.0, out=distances)
     return cluster_ids, distances
 
@@ -146,7 +149,7 @@ def check_unit(vectors: NDArray[Any], *, first_row: int = 0) -> None:
         )
     for start in range(0, len(vectors), _CHECK_ROWS):
         part = np.asarray(vectors[start : start + _CHECK_ROWS], dtype=np.float32)
-        squared = np.einsum("ij,ij->i", part, part)
+        squared = np.vecdot(part, part)
         bad = np.flatnonzero(~(np.abs(squared - 1.0) < 1e-2))
         if len(bad):
             shown = ", ".join(str(first_row + start + row) for row in bad[:5])

@@ -77,7 +77,8 @@ def draw_examples(  # noqa: PLR0913 - five arrays of the pool and the ways to dr
         available: (N,) which examples may be drawn.
         method: ``uniform`` | ``nearest`` (smallest distance) | ``diverse`` (farthest-first spread).
         language_balance: β in [0, 1]; inside a cluster a language of n examples gets a share
-            proportional to n^(1−β): 0 leaves languages to chance, 1 gives every one the same.
+            proportional to n^(1−β), the temperature 1/(1−β) of multilingual sampling: 0 leaves
+            languages to chance, 1 gives every one the same as far as it reaches.
         rng: source of chance.
         keys: (N,) `example_keys` of the pool; without them the draw depends on the pool's order.
         vectors: (N, d) unit norm, needed by ``diverse``; may be memory-mapped.
@@ -89,6 +90,32 @@ def draw_examples(  # noqa: PLR0913 - five arrays of the pool and the ways to dr
         InsufficientPoolError: a cluster holds fewer available examples than it should give.
         DataError: ``diverse`` without vectors, or an unknown method.
     """
+    _check_options(method, language_balance, vectors)
+    held = _count_held(pool_cluster_ids[available], allocation)
+    # Only rows of clusters that give something compete, and only they are sorted.
+    giving = np.flatnonzero(allocation > 0)
+    rows = np.flatnonzero(available & (allocation > 0)[pool_cluster_ids])
+    order = _order_by_cluster(pool_cluster_ids[rows], len(allocation))
+    balancer = _LanguageBalancer(languages[rows], language_balance) if language_balance else None
+    rows = rows[order]
+    priorities = random_priorities(rows.astype(np.uint64) if keys is None else keys[rows], rng)
+    drawer = _Drawer(method, distances, vectors)
+    drawn = [np.empty(0, dtype=np.int64)]
+    end = 0
+    for cluster in giving:
+        own = slice(end, end := end + int(held[cluster]))
+        wanted = int(allocation[cluster])
+        if balancer is None:
+            drawn.append(drawer.draw(rows[own], priorities[own], wanted))
+            continue
+        for cell, count in balancer.split(order[own], wanted):
+            drawn.append(drawer.draw(rows[own][cell], priorities[own][cell], count))
+    return np.sort(np.concatenate(drawn))
+
+
+def _check_options(
+    method: DrawMethod, language_balance: float, vectors: VectorSource | None
+) -> None:
     if method not in ("uniform", "nearest", "diverse"):
         raise DataError(
             f"selection.draw must be uniform, nearest or diverse, got {method!r}.", code="E42"
@@ -99,21 +126,26 @@ def draw_examples(  # noqa: PLR0913 - five arrays of the pool and the ways to dr
         raise DataError(
             f"selection.language_balance must lie in [0, 1], got {language_balance}.", code="E42"
         )
-    if keys is None:
-        keys = np.arange(len(pool_cluster_ids), dtype=np.uint64)
-    priorities = random_priorities(keys, rng)
-    rows = np.flatnonzero(available)
-    groups = _group_rows(pool_cluster_ids[rows], rows, allocation)
-    drawer = _Drawer(method, distances, priorities, vectors)
-    balancer = _LanguageBalancer(languages, language_balance) if language_balance > 0 else None
-    drawn = [np.empty(0, dtype=np.int64)]
-    for members, wanted in groups:
-        if balancer is None:
-            drawn.append(drawer.draw(members, wanted))
-            continue
-        for cell, count in balancer.split(members, wanted):
-            drawn.append(drawer.draw(cell, count))
-    return np.sort(np.concatenate(drawn))
+
+
+def _count_held(cluster_ids: NDArray[np.integer[Any]], allocation: Counts) -> Counts:
+    """Return (K,) how many rows each cluster holds; refuse an allocation above that."""
+    held = count_clusters(cluster_ids, len(allocation))
+    short = np.flatnonzero(held < allocation)
+    if len(short):
+        worst = int(short[np.argmax(allocation[short] - held[short])])
+        raise InsufficientPoolError(
+            f"Cannot draw {int(allocation.sum())} examples: {len(short)} clusters hold fewer than "
+            f"that (cluster {worst} holds {held[worst]}, wants {allocation[worst]}). "
+            "Allocate again with the capacities of the examples that may still be drawn."
+        )
+    return held
+
+
+def _order_by_cluster(cluster_ids: NDArray[np.integer[Any]], n_clusters: int) -> Rows:
+    # A stable sort of 16-bit numbers is a radix sort: linear in the rows.
+    narrow = cluster_ids.astype(np.uint16) if n_clusters <= 2**16 else cluster_ids
+    return np.argsort(narrow, kind="stable")
 
 
 class _Drawer:
@@ -123,20 +155,15 @@ class _Drawer:
         self,
         method: DrawMethod,
         distances: NDArray[np.floating[Any]],
-        priorities: Keys,
         vectors: VectorSource | None,
     ) -> None:
         self._method = method
         self._distances = distances
-        self._priorities = priorities
         self._vectors = vectors
 
-    def draw(self, members: Rows, wanted: int) -> Rows:
-        if wanted <= 0:
-            return np.empty(0, dtype=np.int64)
+    def draw(self, members: Rows, priorities: Keys, wanted: int) -> Rows:
         if wanted >= len(members):
             return members
-        priorities = self._priorities[members]
         if self._method == "nearest":
             order = np.lexsort((priorities, self._distances[members]))
             return members[order[:wanted]]
@@ -159,12 +186,13 @@ class _LanguageBalancer:
     """
 
     def __init__(self, languages: NDArray[Any], balance: float) -> None:
-        names, codes = np.unique(languages, return_inverse=True)
-        self._codes = codes.astype(np.int64)
+        names = np.unique(languages)
+        self._codes = np.searchsorted(names, languages)
         self._carry = np.zeros(len(names))
         self._exponent = 1.0 - balance
 
     def split(self, members: Rows, wanted: int) -> list[tuple[Rows, int]]:
+        """Return, per language that gives something, places in `members` and how many to take."""
         codes = self._codes[members]
         counts = np.bincount(codes, minlength=len(self._carry)).astype(np.float64)
         weights = np.where(counts > 0, np.maximum(counts, 1.0) ** self._exponent, 0.0)
@@ -174,9 +202,7 @@ class _LanguageBalancer:
         self._carry = np.where(counts > 0, self._carry + ideal - given, self._carry)
         order = np.argsort(codes, kind="stable")
         bounds = np.searchsorted(codes[order], np.arange(len(counts) + 1))
-        cells = (
-            (members[order[bounds[c] : bounds[c + 1]]], int(given[c])) for c in range(len(counts))
-        )
+        cells = ((order[bounds[c] : bounds[c + 1]], int(given[c])) for c in range(len(counts)))
         return [(cell, count) for cell, count in cells if count > 0]
 
 
@@ -194,29 +220,6 @@ def _round_any_sum(
     room = capacity - counts
     rest = np.where(room > 0, np.minimum(values - counts, room), 0.0)
     return (counts + round_to_counts(rest, room, total - int(counts.sum()))).astype(np.int64)
-
-
-def _group_rows(
-    cluster_ids: NDArray[np.integer[Any]], rows: Rows, allocation: Counts
-) -> list[tuple[Rows, int]]:
-    """Return (rows, wanted) of every cluster that gives something, by cluster id."""
-    n_clusters = len(allocation)
-    held = count_clusters(cluster_ids, n_clusters)
-    short = np.flatnonzero(held < allocation)
-    if len(short):
-        worst = int(short[np.argmax(allocation[short] - held[short])])
-        raise InsufficientPoolError(
-            f"Cannot draw {int(allocation.sum())} examples: {len(short)} clusters hold fewer than "
-            f"that (cluster {worst} holds {held[worst]}, wants {allocation[worst]}). "
-            "Allocate again with the capacities of the examples that may still be drawn."
-        )
-    narrow = cluster_ids.astype(np.uint16) if n_clusters <= 2**16 else cluster_ids
-    order = np.argsort(narrow, kind="stable")
-    ends = np.cumsum(held)
-    return [
-        (rows[order[ends[k] - held[k] : ends[k]]], int(allocation[k]))
-        for k in np.flatnonzero(allocation)
-    ]
 
 
 def _farthest_first(vectors: NDArray[np.float32], wanted: int) -> Rows:
