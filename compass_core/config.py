@@ -229,19 +229,22 @@ class EmbeddingConfig(Config):
     """Text put before every input (`query: ` for the e5 family)."""
 
     batch_size: PositiveInt = 256
-    """Texts per batch."""
+    """Texts of 64 tokens per batch on a GPU; a batch holds as many tokens, of more short or fewer
+    long texts. Lower it when memory runs out. Batches on a CPU stay small whatever it says."""
 
     max_length: PositiveInt = 256
     """Tokens per text; longer texts are cut."""
 
     device: str = "auto"
-    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`. With `auto` or `cuda` the trainer processes
+    (`execution.trainers`) share out the GPUs there are."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the encoder; `auto`: half precision on a GPU, else float32."""
+    """Precision of the encoder. `auto`: on a GPU half precision, once the vectors of a few probe
+    texts agree with float32's (cosine of at least .999); else float32."""
 
     shard_rows: PositiveInt = 65_536
-    """Rows per resumable shard of an embedding."""
+    """Distinct texts per part of a large corpus. Finished parts outlive a killed run."""
 
     centre_languages: bool = False
     """Subtract each language's mean vector: the remedy when clusters follow the script."""

@@ -1,4 +1,4 @@
-"""The multilingual encoder: load it safely, name it, turn texts into unit vectors.
+"""The multilingual encoder: load it safely and name it; `embedding_batches` makes vectors with it.
 
 A local folder and a hub id go through the same code: a hub model is first brought into the hub
 cache without any pickle file, then checked and loaded as a folder. Nothing a model brings along is
@@ -9,27 +9,18 @@ that compute vectors.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from compass_core.errors import DataError, ModelError
-from compass_core.selection.centring import centre_languages
+from compass_core.errors import ModelError
 from compass_core.storage import sha256_tree
 
-__all__ = [
-    "Encoder",
-    "centre_languages",
-    "encode_texts",
-    "encoder_fingerprint",
-    "load_encoder",
-]
-
-Vectors = NDArray[np.float32]
+logger = logging.getLogger(__name__)
 
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy")
 _NOT_DOWNLOADED = [
@@ -48,16 +39,33 @@ _SAFE_MODULES = frozenset(
         "Normalize",
     }
 )
-_BLOCK_TEXTS = 16_384
-"""Texts handed to the model at a time, so that memory does not grow with the corpus."""
 _MAX_SHOWN = 5
+
+LEAST_COSINE = 0.999
+"""How near a vector of half precision must be to that of float32."""
+_HALVES = ("float16", "bfloat16")
+"""Tried in this order: float16 keeps three more bits, bfloat16 never overflows."""
+_PROBE = (
+    "Rain is expected in the mountains tomorrow.",
+    "Wapi ninaweza kununua dawa ya kikohozi?",
+    "Сколько стоит билет до столицы и обратно?",
+    "كيف أزرع الطماطم في بيت صغير؟",
+    "今天下午三点开会。",
+    "मुझे गणित का यह सवाल समझाइए।",
+    "7",
+    "one two three four five six seven eight nine ten " * 12,
+)
 
 
 class TextModel(Protocol):
     """What is used of a SentenceTransformer."""
 
-    def encode(self, inputs: list[str], **options: Any) -> Any:
-        """Return (N, d) vectors of `inputs`."""
+    def preprocess(self, inputs: list[str], prompt: str | None = None) -> dict[str, Any]:
+        """Return the features of `inputs`: token ids, and a mask where texts are padded."""
+        ...
+
+    def __call__(self, features: dict[str, Any]) -> dict[str, Any]:
+        """Return the features with ``sentence_embedding`` (N, d), after all of its modules."""
         ...
 
 
@@ -69,15 +77,26 @@ class Encoder:
         name: As the user wrote it.
         model: The sentence-transformers model behind it.
         dimension: d.
+        device: Where it computes.
+        precision: ``float32``, ``float16`` or ``bfloat16``.
+        prompt: The model's own default prompt, put before texts that get no other prefix.
     """
 
     name: str
     model: TextModel
     dimension: int
+    device: str = "cpu"
+    precision: str = "float32"
+    prompt: str = ""
 
 
 def load_encoder(
-    name_or_path: str, *, revision: str = "", device: str = "auto", max_length: int = 256
+    name_or_path: str,
+    *,
+    revision: str = "",
+    device: str = "auto",
+    max_length: int = 256,
+    dtype: str = "float32",
 ) -> Encoder:
     """Load a sentence-transformers encoder from a folder or the hub.
 
@@ -88,6 +107,9 @@ def load_encoder(
         revision: commit, tag or branch of a hub id.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         max_length: tokens per text; longer texts are cut.
+        dtype: ``float32``, ``float16``, ``bfloat16``, or ``auto``: on a GPU the first half
+            precision whose vectors of a few probe texts lie within a cosine of `LEAST_COSINE` of
+            float32's; float32 everywhere else.
 
     Raises:
         ModelError: E26 folder missing or incomplete, E27 needs remote code, E28 pickle weights
@@ -95,6 +117,25 @@ def load_encoder(
     """
     folder = _resolve_folder(name_or_path, revision)
     _check_folder(folder, name_or_path)
+    model = _load_model(folder, name_or_path, device, max_length)
+    precision = dtype
+    if dtype == "auto":
+        wanted = _HALVES if model.device.type == "cuda" and model.transformers_model else ()
+        precision, model = _settle_precision(
+            model, wanted, lambda: _load_model(folder, name_or_path, device, max_length)
+        )
+    _cast(model, precision)
+    return Encoder(
+        name_or_path,
+        model,
+        int(model.get_embedding_dimension() or 0),
+        str(model.device),
+        precision,
+        str(model.prompts.get(model.default_prompt_name) or ""),
+    )
+
+
+def _load_model(folder: Path, name: str, device: str, max_length: int) -> Any:
     from sentence_transformers import SentenceTransformer
 
     try:
@@ -107,7 +148,7 @@ def load_encoder(
         )
     except Exception as error:
         raise ModelError(
-            f"The encoder {name_or_path} cannot be loaded: {type(error).__name__}: "
+            f"The encoder {name} cannot be loaded: {type(error).__name__}: "
             f"{_first_line(error)}. It must be a sentence-transformers (or transformers) folder "
             "with safetensors weights and a tokenizer, and the device must exist "
             f"(embedding.device={device})."
@@ -115,7 +156,43 @@ def load_encoder(
     longest = model.max_seq_length
     if longest is None or longest > max_length:
         _limit_length(model, max_length)
-    return Encoder(name_or_path, model, int(model.get_embedding_dimension() or 0))
+    return model.eval()
+
+
+def _cast(model: Any, precision: str) -> None:
+    import torch
+
+    model.to(getattr(torch, precision))
+
+
+def _settle_precision(
+    model: Any, wanted: tuple[str, ...], reload: Callable[[], Any]
+) -> tuple[str, Any]:
+    """Return the first of `wanted` that is near enough to float32, else float32; and a model.
+
+    Args:
+        model: with the weights as they were loaded; it is used up.
+        wanted: half precisions in the order of preference.
+        reload: gives the model anew, because a cast cannot be undone.
+    """
+    if not wanted:
+        return "float32", model
+    _cast(model, "float32")
+    exact = _probe_vectors(model)
+    for precision in wanted:
+        _cast(model, precision)
+        # Not finite compares as false, so a half precision that overflows is refused too.
+        cosine = float((_probe_vectors(model) * exact).sum(axis=1).min())
+        if cosine >= LEAST_COSINE:
+            return precision, model
+        logger.warning("Encoder in %s: cosine to float32 only %.4f", precision, cosine)
+        model = reload()
+    return "float32", model
+
+
+def _probe_vectors(model: Any) -> Any:
+    vectors = np.asarray(model.encode(list(_PROBE), show_progress_bar=False), dtype=np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def encoder_fingerprint(name_or_path: str, revision: str = "") -> str:
@@ -133,69 +210,6 @@ def encoder_fingerprint(name_or_path: str, revision: str = "") -> str:
             raise _missing_folder(name_or_path)
         return sha256_tree(folder)
     return f"{name_or_path}@{_cached_commit(name_or_path, revision) or revision or 'main'}"
-
-
-def encode_texts(
-    encoder: Encoder, texts: Sequence[str], *, prefix: str = "", batch_size: int = 256
-) -> Vectors:
-    """Return unit-norm vectors of `texts`, in their order.
-
-    Equal texts are encoded once; texts of like length share a batch, whatever their place.
-
-    Args:
-        encoder: from `load_encoder`.
-        texts: (N,) texts.
-        prefix: put before every text (``query: `` for the e5 family); empty uses the model's own
-            default prompt, if it has one.
-        batch_size: texts per batch.
-
-    Returns:
-        (N, d) float32.
-
-    Raises:
-        DataError: a text has no usable vector (nothing the tokenizer knows, or not finite).
-    """
-    if len(texts) == 0:
-        return np.zeros((0, encoder.dimension), dtype=np.float32)
-    place: dict[str, int] = {}
-    inverse = np.array([place.setdefault(text, len(place)) for text in texts], dtype=np.int64)
-    distinct = list(place)
-    # Bytes follow the number of tokens more closely across scripts than characters do.
-    by_length = sorted(range(len(distinct)), key=lambda i: (-len(distinct[i].encode()), i))
-    vectors = np.empty((len(distinct), encoder.dimension), dtype=np.float32)
-    for start in range(0, len(by_length), _BLOCK_TEXTS):
-        rows = by_length[start : start + _BLOCK_TEXTS]
-        vectors[rows] = encoder.model.encode(
-            [distinct[row] for row in rows],
-            batch_size=batch_size,
-            prompt=prefix or None,
-            show_progress_bar=False,
-            convert_to_numpy=True,
-        )
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    _refuse_unusable(norms[:, 0], inverse, encoder.name)
-    vectors /= norms
-    return vectors[inverse]
-
-
-def _refuse_unusable(norms: NDArray[np.float32], inverse: NDArray[np.int64], name: str) -> None:
-    usable = np.isfinite(norms) & (norms > 1e-6)
-    if usable.all():
-        return
-    rows = np.flatnonzero(~usable[inverse])
-    n_broken = int((~np.isfinite(norms[inverse])).sum())
-    shown = ", ".join(str(row) for row in rows[:_MAX_SHOWN])
-    more = f" and {len(rows) - _MAX_SHOWN} more" if len(rows) > _MAX_SHOWN else ""
-    cause = (
-        "not finite numbers: the weights or the half precision are at fault"
-        if n_broken
-        else "zero: these texts are empty or hold nothing the tokenizer knows"
-    )
-    raise DataError(
-        f"The encoder {name} gives no usable vector for {len(rows)} texts (0-based rows "
-        f"{shown}{more}). The vectors are {cause}. Remove these rows or use another encoder.",
-        code="E30",
-    )
 
 
 def _is_local(name_or_path: str) -> bool:

@@ -184,11 +184,13 @@ class Draft:
         folder: Where to write files.
         provenance: JSON values kept in the manifest (config, input references, versions).
         rows: Rows of the main table.
+        spent: Folders that go once the artefact is published, for instance its checkpoints.
     """
 
     folder: Path
     provenance: dict[str, Any] = field(default_factory=dict)
     rows: int = 0
+    spent: list[Path] = field(default_factory=list)
 
 
 class ArtifactStore:
@@ -290,6 +292,8 @@ class ArtifactStore:
                 folder.mkdir(parents=True)
                 yield draft
                 self._publish(draft, kind, key)
+            for spent in draft.spent:
+                shutil.rmtree(spent, ignore_errors=True)
         except OSError as error:
             raise _disk_error(error, folder) from error
         finally:

@@ -16,7 +16,8 @@ from sentence_transformers.sentence_transformer.modules import (
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from compass_core.embedding import Encoder, encode_texts, encoder_fingerprint, load_encoder
+from compass_core.embedding import Encoder, encoder_fingerprint, load_encoder
+from compass_core.embedding_batches import encode_texts
 from compass_core.errors import DataError, ModelError
 
 WORDS = ("[UNK]", "[PAD]", "[CLS]", "[SEP]", "rain", "sun", "storm", "goal", "match", "mvua")
@@ -93,9 +94,13 @@ def test_equal_texts_reach_the_model_once():
     class Counting:
         seen = 0
 
-        def encode(self, inputs, **options):
+        def preprocess(self, inputs, prompt=None):
             self.seen += len(inputs)
-            return np.array([[len(text), 1.0] for text in inputs], dtype=np.float32)
+            return {"lengths": torch.tensor([float(len(text)) for text in inputs])}
+
+        def __call__(self, features):
+            lengths = features["lengths"]
+            return {"sentence_embedding": torch.stack([lengths, torch.ones_like(lengths)], dim=1)}
 
     model = Counting()
     vectors = encode_texts(Encoder("counting", model, 2), ["aa", "b", "aa", "aa"])
@@ -127,8 +132,11 @@ def test_a_text_without_a_vector_is_named_by_row_and_never_quoted(static_folder)
 
 def test_vectors_that_are_not_finite_are_refused():
     class Broken:
-        def encode(self, inputs, **options):
-            return np.full((len(inputs), 2), np.nan, dtype=np.float32)
+        def preprocess(self, inputs, prompt=None):
+            return {"rows": torch.zeros(len(inputs))}
+
+        def __call__(self, features):
+            return {"sentence_embedding": torch.full((len(features["rows"]), 2), torch.nan)}
 
     with pytest.raises(DataError, match="not finite numbers"):
         encode_texts(Encoder("broken", Broken(), 2), ["a"])
