@@ -1,6 +1,9 @@
 """Rebuild or measure the shipped encoder and base: ``python -m compass_core.starter.build``.
 
-Ten to twenty minutes on one core.  Both are functions of the CLDR of the installed babel, the
+``langrank`` measures gains between languages and trains the shipped ranker of source languages on
+them (ten minutes more; it needs the extras ``langrank`` and ``uriel``).
+
+Ten to twenty minutes on one core.  All are functions of the CLDR of the installed babel, the
 scripts in this folder and the seed; other versions of torch may differ in the last digits.
 """
 
@@ -14,15 +17,18 @@ from pathlib import Path
 import torch
 from sentence_transformers import SentenceTransformer
 
+from compass_core.langrank_fitting import fit_langrank, read_gains
+from compass_core.selection.langrank import GAINS_NAME
 from compass_core.starter.base_model import train_base
 from compass_core.starter.encoder import measure_encoder, train_encoder
-from compass_core.starter.paths import WEIGHTS, base_path, encoder_path
+from compass_core.starter.langrank_gains import measure_gains, starter_texts
+from compass_core.starter.paths import WEIGHTS, base_path, encoder_path, langrank_path
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Rebuild what was asked for and print the encoder's figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    choices = ("all", "encoder", "base", "measure")
+    choices = ("all", "encoder", "base", "measure", "langrank")
     parser.add_argument("what", nargs="?", default="all", choices=choices)
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder of encoder/ and base/")
     parser.add_argument("--threads", type=int, default=1, help="more threads change the digits")
@@ -36,7 +42,18 @@ def main(arguments: list[str] | None = None) -> int:
         _print_figures(encoder_path())
     if chosen.what in ("all", "base"):
         train_base(chosen.out / base_path().name)
+    if chosen.what == "langrank":
+        _build_langrank(chosen.out / langrank_path().name)
     return 0
+
+
+def _build_langrank(folder: Path) -> None:
+    measure_gains(folder / GAINS_NAME)
+    gains = read_gains(folder / GAINS_NAME)
+    own, pool = starter_texts(set(gains.targets.tolist()), set(gains.sources.tolist()))
+    facts = fit_langrank(gains, own, pool, folder, trained_on="the starter corpus")
+    for name, value in facts["ndcg_at_3"].items():
+        sys.stdout.write(f"{name} {value}\n")
 
 
 def _print_figures(path: Path) -> None:

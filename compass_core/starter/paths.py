@@ -15,3 +15,8 @@ def encoder_path() -> Path:
 def base_path() -> Path:
     """Return the folder of the shipped causal language model."""
     return WEIGHTS / "base"
+
+
+def langrank_path() -> Path:
+    """Return the folder of the shipped ranker of source languages."""
+    return WEIGHTS / "langrank"

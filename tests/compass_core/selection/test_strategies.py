@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import importlib.util
+import json
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +21,14 @@ from pydantic import ValidationError
 from compass_core.config import STRATEGIES as CONFIG_NAMES
 from compass_core.config import AdaptConfig, SelectionConfig
 from compass_core.errors import ConfigError, DataError, InsufficientPoolError
+from compass_core.langrank_fitting import Gains, fit_ranker, write_model
+from compass_core.selection import strategies
 from compass_core.selection.drawing import example_keys
 from compass_core.selection.gap import GapTable, js_divergence
-from compass_core.selection.problem import SelectionProblem
-from compass_core.selection.strategies import STRATEGIES, select_examples
+from compass_core.selection.langrank import FEATURES
+from compass_core.selection.problem import Selection, SelectionProblem
+from compass_core.selection.strategies import STRATEGIES, nearest, select_examples
+from compass_core.storage import fingerprint
 
 TARGET = "swh_Latn"
 LANGUAGES = np.array(["eng_Latn", "fra_Latn", "yor_Latn", TARGET])
@@ -54,7 +66,31 @@ def make_problem(seed=0, n=2000, n_usage=60):
         pool_texts=lambda: batches(texts),
         usage_vectors=unit(rng.normal(size=(n_usage, 8))),
         pool_vectors=unit(rng.normal(size=(n, 8))),
+        langrank_model=ranker() if importlib.util.find_spec("lightgbm") else None,
     )
+
+
+@functools.cache
+def ranker():
+    """A LangRank model of six made-up gains: the shipped one is tested in test_langrank.py."""
+    folder = Path(tempfile.mkdtemp(prefix="compass-ranker-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    names = ("eng_Latn", "fra_Latn", "yor_Latn")
+    gains = Gains(
+        np.repeat(["deu_Latn", "zul_Latn"], 3),
+        np.array(names * 2),
+        np.array([0.3, 0.2, 0.1, 0.1, 0.2, 0.3]),
+    )
+    features = np.random.default_rng(0).normal(size=(6, len(FEATURES)))
+    write_model(folder, fit_ranker(features, gains), gains, {}, trained_on="nothing")
+    return folder
+
+
+def needs_extra(name):
+    """Skip where a strategy's optional package is not installed."""
+    package = {"langsim": "urielplus", "langrank": "lightgbm"}.get(name)
+    if package and importlib.util.find_spec(package) is None:
+        pytest.skip(f"{name} needs the optional package {package}")
 
 
 def text_of(language, cluster, rng):
@@ -109,6 +145,7 @@ def test_a_strategy_that_does_not_exist_is_refused_with_the_names_of_those_that_
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_strategy_takes_each_row_once_allowed_ones_only_and_never_the_target_language(name):
+    needs_extra(name)
     problem = make_problem()
     selection = select_examples(name, problem, BUDGET, np.random.default_rng(0))
     rows = selection.indices
@@ -124,6 +161,7 @@ def test_strategy_takes_each_row_once_allowed_ones_only_and_never_the_target_lan
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_strategy_depends_on_ids_and_seed_but_not_on_the_order_of_the_pool(name):
+    needs_extra(name)
     problem = make_problem()
     other = reordered(problem, np.random.default_rng(3).permutation(2000))
     first = STRATEGIES[name](problem, BUDGET, np.random.default_rng(1)).indices
@@ -133,7 +171,73 @@ def test_strategy_depends_on_ids_and_seed_but_not_on_the_order_of_the_pool(name)
     assert (first == again).all()
 
 
-@pytest.mark.parametrize("name", ["compass", "random", "proportional"])
+def test_every_strategy_selects_the_same_in_another_process():
+    code = (
+        "import importlib.util, sys; "
+        "spec = importlib.util.spec_from_file_location('strategies_again', sys.argv[1]); "
+        "tests = importlib.util.module_from_spec(spec); spec.loader.exec_module(tests); "
+        "print(tests.fingerprints())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, __file__],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONHASHSEED": "12345"},
+    )
+    assert done.stdout.strip() == fingerprints(), done.stderr
+
+
+def fingerprints():
+    """Return the identity of what every strategy selects, with its details."""
+    found = {}
+    for name in STRATEGIES:
+        package = {"langsim": "urielplus", "langrank": "lightgbm"}.get(name)
+        if package is None or importlib.util.find_spec(package):
+            problem = make_problem(n=300, n_usage=20)
+            chosen = STRATEGIES[name](problem, 60, np.random.default_rng(7))
+            keys = sorted(problem.pool_keys[chosen.indices].tolist())
+            found[name] = fingerprint(keys, chosen.reasons, chosen.details, list(chosen.notes))
+    return json.dumps(found, sort_keys=True)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_details_are_plain_json_and_notes_are_sentences(name):
+    needs_extra(name)
+    chosen = STRATEGIES[name](make_problem(n=500), 60, np.random.default_rng(7))
+    assert json.loads(json.dumps(chosen.details, allow_nan=False)) == chosen.details
+    assert all(note.endswith(".") for note in chosen.notes)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_nothing_is_selected_from_a_pool_of_the_target_language_alone(name):
+    needs_extra(name)
+    problem = make_problem(n=50)
+    problem = replace(problem, pool_languages=np.full(50, TARGET))
+    if name in ("compass", "random", "proportional", "nearest", "dsir"):
+        with pytest.raises(InsufficientPoolError, match=r"`selection\.budget` to 0|at most 0"):
+            select_examples(name, problem, 10, np.random.default_rng(0))
+    else:
+        assert len(select_examples(name, problem, 10, np.random.default_rng(0)).indices) == 0
+
+
+def test_a_strategy_that_breaks_its_promise_is_found_out(monkeypatch):
+    problem = make_problem(n=50)
+    forbidden = np.flatnonzero(~problem.candidates)[:2]
+    allowed = np.flatnonzero(problem.candidates)[:2]
+    cases = {
+        "may not be selected": Selection(forbidden, ["x"] * 2, problem.count_by_cluster(forbidden)),
+        "not ascending": Selection(allowed[::-1], ["x"] * 2, problem.count_by_cluster(allowed)),
+        "1 reasons for 2 rows": Selection(allowed, ["x"], problem.count_by_cluster(allowed)),
+        "its allocation": Selection(allowed, ["x"] * 2, np.zeros(K, dtype=np.int64)),
+    }
+    for message, selection in cases.items():
+        monkeypatch.setattr(strategies, "find_strategy", lambda _, s=selection: lambda *_: s)
+        with pytest.raises(DataError, match=message):
+            select_examples("mine", problem, 2, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("name", ["compass", "random", "proportional", "nearest", "dsir"])
 def test_a_budget_beyond_the_pool_names_the_largest_that_fits(name):
     with pytest.raises(InsufficientPoolError, match=r"Lower `selection\.budget` to \d+"):
         STRATEGIES[name](make_problem(), 5000, np.random.default_rng(0))
@@ -199,6 +303,97 @@ def test_proportional_ignores_coverage():
     problem = make_problem()
     taken = STRATEGIES["proportional"](problem, BUDGET, np.random.default_rng(0)).allocation
     assert np.abs(taken - BUDGET * problem.gap.usage_share).max() < 1
+
+
+# ------------------------------------------------------------------ nearest
+def slow_nearest(problem, budget):
+    """Turn by turn over all pairs, in plain Python."""
+    rows = np.flatnonzero(problem.candidates).tolist()
+    usage = np.asarray(problem.usage_vectors, dtype=np.float64)
+    pool = np.asarray(problem.pool_vectors, dtype=np.float64)
+    cosine = {r: np.round((usage * pool[r]).sum(axis=1), 9) for r in rows}
+    left, taken = set(rows), []
+    while len(taken) < budget:
+        waiting = set(range(len(usage)))
+        while waiting and len(taken) < budget:
+            _, _, row, point = min(
+                (-cosine[r][u], int(problem.pool_keys[r]), r, u) for r in left for u in waiting
+            )
+            taken.append(row)
+            left.remove(row)
+            waiting.remove(point)
+    return sorted(taken)
+
+
+@pytest.mark.parametrize("budget", [1, 7, 30, 45])
+@pytest.mark.parametrize("case", ["plain", "same usage", "same pool"])
+def test_nearest_equals_turns_over_all_pairs(budget, case, monkeypatch):
+    monkeypatch.setattr(nearest, "_PRODUCT_ENTRIES", 1_000)
+    problem = make_problem(n=90, n_usage=11)
+    if case == "same usage":
+        usage = problem.usage_vectors.copy()
+        usage[3:] = usage[0]
+        problem = replace(problem, usage_vectors=usage)
+    if case == "same pool":
+        problem = replace(problem, pool_vectors=problem.pool_vectors[np.arange(90) % 20])
+    chosen = STRATEGIES["nearest"](problem, budget, np.random.default_rng(0))
+    assert chosen.indices.tolist() == slow_nearest(problem, budget)
+
+
+def test_nearest_gives_every_usage_prompt_its_share():
+    """A crowd around one prompt does not take the budget of the others."""
+    rng = np.random.default_rng(0)
+    problem = make_problem(n=400, n_usage=4)
+    directions = np.eye(8)[:4]
+    crowd = np.where(rng.random(400) < 0.9, 0, rng.integers(1, 4, 400))
+    vectors = unit(directions[crowd] + 0.05 * rng.normal(size=(400, 8)))
+    problem = replace(problem, usage_vectors=unit(directions), pool_vectors=vectors)
+    chosen = STRATEGIES["nearest"](problem, 24, np.random.default_rng(0)).indices
+    assert np.bincount(crowd[chosen], minlength=4).tolist() == [6, 6, 6, 6]
+
+
+def test_nearest_reads_memory_mapped_half_precision_vectors_in_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(nearest, "_PRODUCT_ENTRIES", 5_000)
+    problem = make_problem(n=700)
+    np.save(tmp_path / "vectors.npy", problem.pool_vectors.astype(np.float16))
+    mapped = np.load(tmp_path / "vectors.npy", mmap_mode="r", allow_pickle=False)
+    whole = replace(problem, pool_vectors=np.asarray(mapped, dtype=np.float32))
+    first = STRATEGIES["nearest"](replace(problem, pool_vectors=mapped), 80, None).indices
+    assert (first == STRATEGIES["nearest"](whole, 80, None).indices).all()
+
+
+# ------------------------------------------------------------------ the problem
+def test_texts_of_a_language_are_those_of_the_smallest_keys_whatever_the_order():
+    problem = make_problem(n=300)
+    texts = [text for batch in problem.pool_texts() for text in batch]
+    found = problem.texts_by_language(limit=5)
+    assert set(found) == {"eng_Latn", "fra_Latn", "yor_Latn"}
+    for name, some in found.items():
+        rows = np.flatnonzero(problem.candidates & (problem.pool_languages == name))
+        smallest = rows[np.argsort(problem.pool_keys[rows])][:5]
+        assert some == [texts[row] for row in smallest]
+    other = reordered(problem, np.random.default_rng(1).permutation(300))
+    assert other.texts_by_language(limit=5) == found
+
+
+def test_sources_count_candidates_and_rows_of_finds_them():
+    problem = make_problem(n=300)
+    assert sum(problem.sources.values()) == problem.candidates.sum()
+    for name, count in problem.sources.items():
+        assert count == len(problem.rows_of([name]))
+    assert len(problem.rows_of(problem.sources)) == problem.candidates.sum()
+    assert len(problem.rows_of([TARGET])) == 0
+
+
+def test_a_strategy_that_reads_texts_says_when_it_was_given_none():
+    problem = replace(make_problem(n=50), pool_texts=None)
+    with pytest.raises(DataError, match="were not passed"):
+        STRATEGIES["dsir"](problem, 5, np.random.default_rng(0))
+    short = replace(problem, pool_texts=lambda: iter([["a"] * 40]))
+    with pytest.raises(DataError, match="50 rows but 40 texts"):
+        STRATEGIES["dsir"](short, 5, np.random.default_rng(0))
+    with pytest.raises(DataError, match="needs the vectors"):
+        STRATEGIES["nearest"](replace(problem, usage_vectors=None), 5, np.random.default_rng(0))
 
 
 def test_arrays_of_another_pool_are_refused():

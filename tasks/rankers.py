@@ -1,0 +1,90 @@
+"""Train LangRank's model on a person's own measured gains and data."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from compass_core.config import AdaptConfig, CorpusConfig, StarterData
+from compass_core.config_files import load_config
+from compass_core.langrank_fitting import LanguageTexts, fit_langrank, read_gains
+from compass_core.pool import texts_of
+from compass_core.reading import read_corpus
+from compass_core.reading.corpus import CorpusReader
+from compass_core.selection.drawing import example_keys
+from compass_core.selection.problem import TEXTS_PER_LANGUAGE
+
+_BATCH_ROWS = 8_192
+
+
+def fit_from_gains(gains_path: Path, config_path: Path, out: Path, *, seed: int) -> dict[str, Any]:
+    """Train a model on a file of gains and the texts of a configuration's data.
+
+    Args:
+        gains_path: CSV with target, source and gain.
+        config_path: Configuration whose ``data`` holds the texts of all these languages.
+        out: Folder to write.
+        seed: Of the training.
+
+    Raises:
+        DataError: the gains or the data cannot be used, or lack a language.
+        ConfigError: the configuration cannot be used, or LightGBM is not installed.
+    """
+    gains = read_gains(gains_path)
+    config = load_config(config_path, [], AdaptConfig)
+    targets, sources = set(gains.targets.tolist()), set(gains.sources.tolist())
+    folder = config_path.resolve().parent
+    if isinstance(config.data, StarterData):
+        from compass_core.starter.langrank_gains import starter_texts
+
+        own, pool = starter_texts(targets, sources, seed=config.seed)
+    else:
+        pool = _pool_texts(config.data.pool, folder)
+        own = {
+            target: _own_texts(target, [config.data.coverage, config.data.usage], folder)
+            for target in sorted(targets)
+        }
+    return fit_langrank(gains, own, pool, out, trained_on=gains_path.name, seed=seed)
+
+
+def _own_texts(target: str, corpora: list[CorpusConfig | None], folder: Path) -> LanguageTexts:
+    """Return the texts of a target, its coverage first, and the number of coverage rows."""
+    coverage, usage = (
+        [] if corpus is None else _texts(corpus, target, role, folder)
+        for corpus, role in zip(corpora, ("coverage", "usage"), strict=True)
+    )
+    return LanguageTexts([*coverage, *usage][:TEXTS_PER_LANGUAGE], len(coverage))
+
+
+def _texts(corpus: CorpusConfig, target: str, role: Any, folder: Path) -> list[str]:
+    rows, _notes = read_corpus(corpus, language=target, role=role, base_folder=folder)
+    return texts_of(rows)
+
+
+def _pool_texts(corpus: CorpusConfig, folder: Path) -> dict[str, LanguageTexts]:
+    """Return the texts of smallest keys of every language, as a selection sees them."""
+    reader = CorpusReader(corpus, None, "pool", folder, "")
+    return sample_by_language(reader.tables(_BATCH_ROWS))
+
+
+def sample_by_language(tables: Iterable[pa.Table]) -> dict[str, LanguageTexts]:
+    """Return each language's rows in number and up to 1,000 of its texts, by smallest keys."""
+    kept: dict[str, list[tuple[int, str]]] = {}
+    counts: dict[str, int] = {}
+    for table in tables:
+        keys = example_keys(table["id"].to_pylist()).tolist()
+        for name, key, text in zip(
+            table["language"].to_pylist(), keys, texts_of(table), strict=True
+        ):
+            counts[name] = counts.get(name, 0) + 1
+            heap = kept.setdefault(name, [])
+            push = heapq.heappush if len(heap) < TEXTS_PER_LANGUAGE else heapq.heappushpop
+            push(heap, (-key, text))
+    return {
+        name: LanguageTexts([text for _, text in sorted(heap, reverse=True)], counts[name])
+        for name, heap in kept.items()
+    }
