@@ -97,8 +97,8 @@ def check_ids(shards: Sequence[tuple[str, Path]]) -> None:
     example = next(text for batch in _ids(place) for text in batch if id_key(text) == wanted)
     raise DataError(
         f"duplicate ids: {len(np.unique(repeated))} ids are in more than one file of the pool, for "
-        f"example {show(example)} in {labels[0]} and {labels[-1]} - make ids unique, or leave a "
-        "copy out",
+        f"example {show(example)} in {labels[0]} and {labels[-1]} - make ids unique, map "
+        "another column as `id`, or leave a copy of a file out",
         code="E17",
     )
 

@@ -25,7 +25,10 @@ from compass_core.reading.lines import (
 from compass_core.reading.problems import Problems, show
 
 BATCH_ROWS: Final = 4096
-"""Rows of a columnar file that are turned into Python values at once."""
+"""Rows of a columnar file that are turned into Python values at once, at most …"""
+
+BATCH_BYTES: Final = 16 * 2**20
+"""… and their size, where rows are long."""
 
 _DELIMITERS: Final = (",", "\t", ";")
 _OFFLINE: Final = frozenset({"1", "ON", "YES", "TRUE"})
@@ -136,8 +139,8 @@ def read_parquet(file: DataFile, columns: list[str] | None) -> Iterator[Numbered
                     "rewrite it if you trust it",
                     code="E19",
                 )
-            batches = table.iter_batches(batch_size=BATCH_ROWS, columns=columns)
-            yield from number_rows(batches)
+            rows = _rows_at_once(table.metadata.num_rows, size)
+            yield from number_rows(table.iter_batches(batch_size=rows, columns=columns))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"not a valid Parquet file: {file.label}: {_short(error)} - write it again", code="E20"
@@ -184,10 +187,16 @@ def number_rows(batches: Iterator[Any]) -> Iterator[Numbered]:
     """Yield (1-based row number, row) of record batches or tables."""
     number = 0
     for batch in batches:
-        for start in range(0, batch.num_rows, BATCH_ROWS):
-            for row in batch.slice(start, BATCH_ROWS).to_pylist():
+        step = _rows_at_once(batch.num_rows, batch.nbytes)
+        for start in range(0, batch.num_rows, step):
+            for row in batch.slice(start, step).to_pylist():
                 number += 1
                 yield number, row
+
+
+def _rows_at_once(n_rows: int, n_bytes: int) -> int:
+    """Return how many of `n_rows` rows, `n_bytes` large together, to take at once."""
+    return max(1, min(BATCH_ROWS, BATCH_BYTES * n_rows // max(n_bytes, 1)))
 
 
 def _open_arrow(source: Any) -> Any:

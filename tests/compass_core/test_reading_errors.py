@@ -109,6 +109,7 @@ def test_data_cannot_forge_lines_of_a_message(tmp_path):
     [
         (b"", "E03 file is empty"),
         (b"\n \n\n", "E03 no records"),
+        (b"\xef\xbb\xbf", "E03 no records"),
         ("\ufeff".encode("utf-16"), "E05 encoding UTF-16"),
         (GOOD.encode("utf-16-le"), "E05 encoding UTF-16"),
         (GOOD.encode("utf-16"), "E05 encoding UTF-16"),
