@@ -17,16 +17,9 @@ from numpy.typing import NDArray
 
 from compass_core.errors import DataError
 from compass_core.selection.drawing import example_keys
-from compass_core.selection.near_duplicates import (
-    Pairs,
-    Rows,
-    Side,
-    Stack,
-    shared_runs,
-    similar_to,
-    similar_within,
-)
+from compass_core.selection.near_duplicates import Side, shared_runs, similar_to, similar_within
 from compass_core.selection.sketches import Sketch
+from compass_core.selection.stack import Pairs, Rows, Stack
 from compass_core.selection.words import normalise
 
 _SEPARATOR = "\x1f"

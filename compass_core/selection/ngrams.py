@@ -18,7 +18,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,12 +59,14 @@ _WEIGHTS: Final = (
     (0xAC00, 0xD7A3, 21),  # Hangul syllables
 )
 _OPTIONAL_MARKS: Final = (
+    (0x0307, 0x0307),  # the dot that case-folding a Turkish capital leaves
     (0x0591, 0x05C7),  # Hebrew points
     (0x0640, 0x0640),  # Arabic tatweel
     (0x064B, 0x065F),  # Arabic vowel signs
     (0x0670, 0x0670),
     (0xE0000, 0xE01EF),  # tags and variation selectors
 )
+_DOTLESS_I: Final = 0x0131
 _DROPPED: Final = ("P", "Z", "Cc", "Cf")
 
 
@@ -98,6 +100,8 @@ def fold(texts: Sequence[str]) -> Letters:
     ends = np.cumsum([0, *map(len, texts)], dtype=np.int64)
     weights = _weights()[codes]
     kept = weights > 0
+    # Turkish capitals: I is the capital of dotless i, and that of i folds to i and a dot (dropped).
+    codes = np.where(codes == _DOTLESS_I, ord("i"), codes)
     offsets = _sums(kept)[ends]
     codes = codes[kept]
     powers, _ = _powers(_table_size(len(codes)))
@@ -144,11 +148,11 @@ def fingerprints(letters: Letters) -> tuple[Hashes, Places]:
     """Return winnowed hashes of long n-grams and their offsets per text.
 
     In every stretch of starting characters that weighs `WINDOW_WEIGHT` the smallest hash is kept
-    (winnowing: Schleimer, Wilkerson and Aiken, 2003), once where neighbouring stretches agree.  A
-    text that holds an n-gram but no whole stretch keeps its smallest; a shorter text keeps none.
+    (winnowing: Schleimer, Wilkerson and Aiken, 2003).  A text that holds an n-gram but no whole
+    stretch keeps its smallest; a shorter text keeps none.
 
     Returns:
-        (F,) hashes and (T + 1,) offsets.
+        (F,) hashes, in the order of the text and different within it, and (T + 1,) offsets.
     """
     ends = _ends(letters, RUN_WEIGHT)
     lengths = np.diff(letters.offsets)
@@ -164,9 +168,21 @@ def fingerprints(letters: Letters) -> tuple[Hashes, Places]:
     whole |= first[starts]
     starts, stops = starts[whole], np.minimum(stops[whole], len(ends))
     lowest = _window_minima(hashes, starts, stops)
-    kept = np.ones(len(starts), dtype=np.bool_)
-    kept[1:] = (lowest[1:] != lowest[:-1]) | first[starts[1:]]
-    return lowest[kept], np.searchsorted(starts[kept], letters.offsets).astype(np.int64)
+    # Neighbouring windows mostly agree, so little is left to sort.
+    kept = _changes(lowest) | first[starts]
+    lowest, owners = lowest[kept], np.searchsorted(letters.offsets, starts[kept], side="right")
+    order = np.lexsort((lowest, owners))
+    fresh = _changes(lowest[order]) | _changes(owners[order])
+    order = np.sort(order[fresh])
+    offsets = np.searchsorted(owners[order], np.arange(1, len(letters.offsets) + 1))
+    return lowest[order], offsets.astype(np.int64)
+
+
+def _changes(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Mark the entries that differ from the one before."""
+    changed = np.ones(len(values), dtype=np.bool_)
+    changed[1:] = values[1:] != values[:-1]
+    return changed
 
 
 def _window_minima(hashes: Hashes, starts: Places, stops: Places) -> Hashes:
