@@ -118,6 +118,21 @@ def fit_encoder(
     fit_encoder_from(parallel, output, text=text, split=split, dimension=dimension, seed=seed)
 
 
+@app.command("fit-langrank")
+def fit_langrank(
+    gains: Annotated[Path, typer.Argument(help="CSV with the columns target, source, gain.")],
+    config: Annotated[
+        Path, typer.Option(help="Configuration whose data holds these languages' texts.")
+    ],
+    output: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+) -> None:
+    """Train the ranker of `selection.strategy=langrank` from gains you measured yourself."""
+    from flows.inspecting import fit_langrank_from
+
+    fit_langrank_from(gains, config, output, seed=seed)
+
+
 @app.command()
 def manifest(
     language: LanguageOption = "",

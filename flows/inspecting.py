@@ -222,6 +222,20 @@ def fit_encoder_from(
     )
 
 
+def fit_langrank_from(gains: Path, config: Path, output: Path, *, seed: int) -> None:
+    """Train a ranker of source languages and say how well it ranks languages it did not see."""
+    from tasks.rankers import fit_from_gains
+
+    facts = fit_from_gains(gains, config, output, seed=seed)
+    quality = {name: value for name, value in facts["ndcg_at_3"].items() if name != "by_target"}
+    _print_table(("order of the sources", "NDCG@3, target left out"), sorted(quality.items()))
+    OUT.print(
+        f"Trained on {facts['n_pairs']} gains of {facts['n_targets']} targets: {output}. "
+        f"Use it with selection.strategy=langrank selection.langrank_model={output}",
+        markup=False,
+    )
+
+
 def write_config(
     paths: Mapping[str, Path | None],
     languages: Sequence[str],
