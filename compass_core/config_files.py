@@ -27,6 +27,7 @@ from compass_core.strict_yaml import MAX_BYTES, Document, dotted, dump_yaml, par
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 _ROLES: Final = ("usage", "coverage", "pool", "test")
+_MODELS: Final = (("base", "model"), ("embedding", "encoder"), ("selection", "langrank_model"))
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _CODE: Final = re.compile(r"\bE\d\d\b")
 _OVERRIDE_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z_][A-Za-z0-9_-]*)*")
@@ -203,7 +204,7 @@ def _resolve_paths(document: Document, folder: Path) -> None:
                     corpus["path"] = [
                         _corpus_path(corpus, text, key, start, document) for text in given
                     ]
-    for section, field in (("base", "model"), ("embedding", "encoder")):
+    for section, field in _MODELS:
         part = values.get(section)
         if isinstance(part, dict) and isinstance(part.get(field), str) and part[field]:
             start = Path.cwd() if f"{section}.{field}" in document.overridden else folder
