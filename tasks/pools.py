@@ -6,12 +6,11 @@ beside it later; the ``pool`` artefact only names them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
 
-from compass_core.errors import DataError, bounded_list
 from compass_core.pool import Pool, PoolShard
 from compass_core.records import ArtifactRef
 from compass_core.selection.centring import LanguageSums, sum_by_language
@@ -32,18 +31,19 @@ class Corpus(TypedDict):
 
 @stage("pool", 1)
 def gather_pool(draft: Draft, language: str, shards: list[Corpus]) -> None:
-    """Name the shards of the pool, in order: ``shards.json``.
+    """Name the shards of the pool, in order: ``shards.json``; sketch those that have none yet.
 
     Raises:
-        DataError: the shards share an id, or their vectors come from different encoders.
+        DataError: the shards' vectors come from different encoders.
     """
     whole = open_corpora(shards)
-    _refuse_repeated_ids(whole, [open_sketch(shard["rows"]) for shard in shards])
+    # Sketched here once, rather than by every language at the same time.
+    parts = [ref for s in shards for ref in (s["rows"], s["vectors"], sketch(s["rows"]))]
     draft.rows = whole.n_rows
     draft.provenance |= {
         "language": language,
         "dimension": whole.vectors.shape[1],
-        "parts": [ref.path for shard in shards for ref in (shard["rows"], shard["vectors"])],
+        "parts": [ref.path for ref in parts],
     }
     named = [{"rows": s["rows"].to_dict(), "vectors": s["vectors"].to_dict()} for s in shards]
     write_json(draft.folder / SHARDS_FILE, named)
@@ -115,22 +115,3 @@ def open_sums(corpus: Corpus) -> LanguageSums:
         np.asarray(read_array(folder / "sums.npy"), dtype=np.float64),
         np.asarray(read_array(folder / "counts.npy"), dtype=np.int64),
     )
-
-
-def _refuse_repeated_ids(whole: Pool, sketches: Sequence[Sketch]) -> None:
-    keys = np.concatenate([np.asarray(found.keys) for found in sketches])
-    order = np.argsort(keys, kind="stable")
-    again = order[1:][keys[order[1:]] == keys[order[:-1]]]
-    if not len(again):
-        return
-    shown = whole.take(np.sort(again)[:5], ["id"])["id"].to_pylist()
-    raise DataError(
-        f"{len(again)} ids of the pool occur in more than one row:\n{bounded_list(shown)}\n"
-        "An id names one row. Make them unique, or leave `data.pool.columns.id` to COMPASS.",
-        code="E17",
-    )
-
-
-def rows_of(corpora: Mapping[str, Corpus]) -> dict[str, ArtifactRef]:
-    """Return the rows of corpora by role."""
-    return {role: corpus["rows"] for role, corpus in corpora.items()}

@@ -17,7 +17,6 @@ from compass_core.selection.gap import GapTable
 from compass_core.selection.match import measure_match
 from compass_core.selection.problem import Selection, SelectionProblem
 from compass_core.selection.projection import project_2d
-from compass_core.selection.space import take_off
 from compass_core.selection.strategies import STRATEGIES
 from compass_core.storage import (
     Draft,
@@ -29,9 +28,9 @@ from compass_core.storage import (
     write_table,
 )
 from tasks.caching import stage
-from tasks.pools import Corpus, open_corpora, open_pool, open_sketch, open_sketches, pool_shards
+from tasks.pools import Corpus, open_pool, open_sketch, open_sketches, pool_shards
 from tasks.settings import open_store
-from tasks.spaces import open_mean, open_means, open_own, open_places, pool_vectors
+from tasks.spaces import open_means, open_own, open_places, own_vectors, pool_vectors
 
 _MAP_POINTS_PER_ROLE = 400
 STARTER = "starter"
@@ -149,8 +148,6 @@ def _problem(
     folder = store.folder(gap)
     places = open_places(space)
     texts = {role: _texts(own[role]["rows"]) for role in ("usage", "coverage")}
-    mean = open_mean(space)
-    usage_vectors = open_corpora([own["usage"]]).vectors[:]
     custom = config.langrank_model != STARTER
     return SelectionProblem(
         language=language,
@@ -169,7 +166,7 @@ def _problem(
         usage_texts=texts["usage"],
         coverage_texts=texts["coverage"],
         pool_texts=whole.iter_texts,
-        usage_vectors=usage_vectors if mean is None else take_off(usage_vectors, mean),
+        usage_vectors=own_vectors(own["usage"], space),
         pool_vectors=pool_vectors(whole, open_means(space)),
         dsir_target=config.dsir_target,
         langrank_model=Path(config.langrank_model) if custom else None,
@@ -229,6 +226,8 @@ def draw_map(
         "selected": selected,
         "pool": np.flatnonzero(others),
     }
+    vectors = {role: own_vectors(corpus, space) for role, corpus in own.items()}
+    vectors["selected"] = vectors["pool"] = pool_vectors(whole, open_means(space))
     rng = derive_rng(seed, "map", language)
     roles, ids, parts = [], [], []
     for role, candidates in rows.items():
@@ -236,10 +235,9 @@ def draw_map(
         if size == 0:
             continue
         chosen = np.sort(rng.choice(candidates, size=size, replace=False))
-        corpus = open_corpora([own[role]]) if role in own else whole
         roles += [role] * size
         ids.append(clusters[role][chosen])
-        parts.append(corpus.vectors[chosen])
+        parts.append(vectors[role][chosen])
     points = project_2d(np.concatenate(parts), seed=derive_seed(seed, "map"))
     draft.rows = len(roles)
     table = {"role": roles, "cluster": np.concatenate(ids), "x": points[:, 0], "y": points[:, 1]}

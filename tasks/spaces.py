@@ -123,10 +123,16 @@ def open_own(space: ArtifactRef) -> dict[str, NDArray[Any]]:
     return {name: read_array(folder / f"{name}.npy") for name in _OWN_ARRAYS}
 
 
-def open_mean(space: ArtifactRef) -> NDArray[np.float32] | None:
-    """Return the mean of the target language that was subtracted; None without centring."""
+def own_vectors(corpus: Corpus, space: ArtifactRef) -> NDArray[np.float32]:
+    """Return the vectors of usage or coverage as the space sees them: centred where languages are.
+
+    An empty corpus gives (0, 0).
+    """
+    if not corpus["rows"].rows:
+        return np.zeros((0, 0), dtype=np.float32)
+    vectors = open_corpora([corpus]).vectors[:]
     path = open_store().folder(space) / "mean.npy"
-    return read_array(path) if path.exists() else None
+    return take_off(vectors, read_array(path)) if path.exists() else vectors
 
 
 def open_means(space: ArtifactRef) -> ArtifactRef | None:

@@ -146,3 +146,32 @@ def outcomes(*statuses):
 )
 def test_exit_code_tells_done_from_failed_from_wrong_input(statuses, code):
     assert exit_code(outcomes(*statuses)) == code
+
+
+def test_explain_names_the_widest_gaps_and_what_was_taken_for_them(compass):
+    code, out, _ = compass("explain", "-l", "sw", "--clusters", "2")
+    assert code == 0
+    assert "40 examples were selected by compass (budget 40)" in out
+    assert out.count("within reach") == 2
+    assert "before" in out
+    assert "a random draw of this size" in out
+    assert "translations found" in out
+    code, out, _ = compass("explain", "-l", "sw", "--json")
+    told = json.loads(out)
+    assert len(told["clusters"]) == 5
+    gaps = [cluster["gap"] for cluster in told["clusters"]]
+    assert gaps == sorted(gaps, reverse=True)
+    assert told["match"]["js_after"] < told["match"]["js_random"] < told["match"]["js_before"]
+
+
+def test_explain_of_a_language_without_selection_says_which_have_one(compass):
+    code, _, err = compass("explain", "-l", "rw")
+    assert code == 2
+    assert all(language in err for language in GOOD)
+
+
+def test_manifest_lists_what_was_not_allowed_and_why(compass):
+    code, out, _ = compass("manifest", "-l", "sw", "--excluded", "4")
+    assert code == 0
+    assert "pool rows were not allowed" in out
+    assert "duplicate in pool" in out or "same text as" in out
