@@ -309,6 +309,8 @@ StrategyName = Annotated[
 class SelectionConfig(Config):
     """Which pool examples to train on."""
 
+    not_in_key = frozenset({"langrank_model"})
+
     strategy: StrategyName = "compass"
     """`compass` spends the budget where coverage falls short of usage; the others are baselines."""
 

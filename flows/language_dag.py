@@ -154,7 +154,7 @@ def adapt(language: str, recipe: Recipe, shared: Shared, *, promote: bool = True
     strategies = dict.fromkeys((*recipe.baselines, recipe.selection.strategy))
     for strategy in strategies:
         config = recipe.selection.model_copy(update={"strategy": strategy})
-        arms[strategy] = {"sample": select(line, recipe, config)}
+        arms[strategy] = {"sample": select(line, recipe, config, shared.sources.ranker)}
     if not dry_run:
         arms[ZERO_SHOT] = {"evaluate": score(line, recipe, shared, ZERO_SHOT, None)}
         for strategy in strategies:
@@ -287,7 +287,9 @@ def embed_role(line: Line, role: str, recipe: Recipe, shared: Shared) -> Artifac
     )
 
 
-def select(line: Line, recipe: Recipe, config: SelectionConfig) -> ArtifactRef:
+def select(
+    line: Line, recipe: Recipe, config: SelectionConfig, ranker: ModelRef | None
+) -> ArtifactRef:
     """Spend the budget with one strategy."""
     return line.run(
         f"sample {config.strategy}",
@@ -297,6 +299,7 @@ def select(line: Line, recipe: Recipe, config: SelectionConfig) -> ArtifactRef:
         pool=line.artifacts["pool"],
         space=line.artifacts["cluster"],
         gap=line.artifacts["gap-score"],
+        ranker=ranker if config.strategy == "langrank" else None,
         config=config,
         seed=recipe.seed,
     )

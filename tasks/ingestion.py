@@ -33,6 +33,8 @@ from compass_core.reading import (
     write_corpus,
 )
 from compass_core.records import EXAMPLE_SCHEMA, ArtifactRef, examples_to_table
+from compass_core.selection.langrank import load_ranker
+from compass_core.starter.paths import langrank_path
 from compass_core.storage import (
     Draft,
     fingerprint,
@@ -78,12 +80,14 @@ class Sources:
         pool: The same of every shard of the pool.
         encoder: The multilingual encoder.
         base: The frozen language model.
+        ranker: The model of the strategy `langrank`, where that strategy takes part.
     """
 
     corpora: Mapping[str, ModelRef]
     pool: tuple[PoolSource, ...]
     encoder: ModelRef
     base: ModelRef
+    ranker: ModelRef | None = None
 
 
 @task(name="check-sources", cache_policy=NO_CACHE)
@@ -114,7 +118,17 @@ def check_sources(recipe: Recipe, base_folder: str) -> Sources:
             encoder_path, encoder_fingerprint(encoder_path, recipe.embedding.revision)
         ),
         base=ModelRef(base_path, base_fingerprint(base_path, recipe.base.revision)),
+        ranker=_ranker(recipe, folder),
     )
+
+
+def _ranker(recipe: Recipe, base_folder: Path) -> ModelRef | None:
+    """Return the model of `langrank`, loaded once so that a wrong one is refused early."""
+    if "langrank" not in {recipe.selection.strategy, *recipe.baselines}:
+        return None
+    name = recipe.selection.langrank_model
+    path = langrank_path() if name == STARTER else base_folder / Path(name).expanduser()
+    return ModelRef(str(path), load_ranker(path).facts["model_sha256"])
 
 
 def model_path(name: str, base_folder: Path, *, encoder: bool = False) -> str:

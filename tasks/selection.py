@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from compass_core.config import SelectionConfig
-from compass_core.pool import Pool, texts_of
+from compass_core.pool import texts_of
 from compass_core.records import ArtifactRef
 from compass_core.seeding import derive_rng, derive_seed
 from compass_core.selection.exclusion import exclude_rows
@@ -27,13 +28,12 @@ from compass_core.storage import (
     write_json,
     write_table,
 )
-from tasks.caching import stage
+from tasks.caching import ModelRef, stage
 from tasks.pools import Corpus, open_pool, open_sketch, open_sketches, pool_shards
 from tasks.settings import open_store
 from tasks.spaces import open_means, open_own, open_places, own_vectors, pool_vectors
 
 _MAP_POINTS_PER_ROLE = 400
-STARTER = "starter"
 _EXCLUSION_SETTINGS = (
     "licences",
     "sources",
@@ -99,6 +99,7 @@ def sample(
     pool: ArtifactRef,
     space: ArtifactRef,
     gap: ArtifactRef,
+    ranker: ModelRef | None,
     config: SelectionConfig,
     seed: int,
 ) -> None:
@@ -108,7 +109,9 @@ def sample(
         InsufficientPoolError: the pool cannot fill the budget.
     """
     whole = open_pool(pool)
-    problem = _problem(language, own, whole, pool, space, gap, config)
+    problem = _problem(language, own, pool, space, gap, config)
+    if ranker is not None:
+        problem = replace(problem, langrank_model=Path(ranker.path))
     rng = derive_rng(seed, "draw", language)
     chosen = STRATEGIES[config.strategy](problem, config.budget, rng)
     facts = read_json(open_store().folder(space) / "space.json")
@@ -138,7 +141,6 @@ def sample(
 def _problem(
     language: str,
     own: dict[str, Corpus],
-    whole: Pool,
     pool: ArtifactRef,
     space: ArtifactRef,
     gap: ArtifactRef,
@@ -148,7 +150,7 @@ def _problem(
     folder = store.folder(gap)
     places = open_places(space)
     texts = {role: _texts(own[role]["rows"]) for role in ("usage", "coverage")}
-    custom = config.langrank_model != STARTER
+    whole = open_pool(pool)
     return SelectionProblem(
         language=language,
         pool_keys=np.concatenate([np.asarray(s.keys) for s in open_sketches(pool_shards(pool))]),
@@ -169,7 +171,6 @@ def _problem(
         usage_vectors=own_vectors(own["usage"], space),
         pool_vectors=pool_vectors(whole, open_means(space)),
         dsir_target=config.dsir_target,
-        langrank_model=Path(config.langrank_model) if custom else None,
     )
 
 
