@@ -1,7 +1,8 @@
 """Clusters of meaning: fit candidates, choose among them, record the whole curve.
 
-K-Means is judged by its silhouette, HDBSCAN by its DBCV. All K-Means candidates of one fit share
-their seeding: k-means++ seeds for the largest K contain, as a prefix, seeds for every smaller K.
+K-Means is judged by its silhouette or by held-out usage, HDBSCAN by its DBCV. All K-Means
+candidates of one fit share their seeding: k-means++ seeds for the largest K contain, as a prefix,
+seeds for every smaller K.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,13 @@ from compass_core.selection.assignment import (
     cluster_sums,
     leave_one_out_distances,
     relevance_radii,
+)
+from compass_core.selection.choosing import (
+    MIN_REFERENCE,
+    MIN_USAGE,
+    ChooseBy,
+    HeldOut,
+    held_out_scores,
 )
 from compass_core.selection.density import dbcv_score, hdbscan_labels, reduce_dimensions
 from compass_core.selection.kmeans import (
@@ -87,10 +95,13 @@ def fit_clusters(
     min_cluster_sizes: Sequence[int] = (5, 10, 20),
     seed: int = 0,
     max_fit_rows: int = 50_000,
+    choose_by: ChooseBy = "silhouette",
+    n_usage: int = 0,
+    reference: Vectors | None = None,
 ) -> Clusters:
     """Fit clusters to `vectors` and choose their number.
 
-    K-Means (spherical, k-means++ seeds) takes the K of the highest silhouette; HDBSCAN takes the
+    K-Means (spherical, k-means++ seeds) takes the K that is best by `choose_by`; HDBSCAN takes the
     smallest cluster size of the highest DBCV, its noise goes to the nearest centroid. The result
     does not depend on the order of the rows.
 
@@ -102,9 +113,15 @@ def fit_clusters(
         seed: seed of the seeding and of the sample below.
         max_fit_rows: beyond this many rows the fit uses a seeded sample of this size and the rest
             is assigned; the silhouette is then the sample's (standard error <= 1/√rows).
+        choose_by: K-Means: ``silhouette``, or ``likelihood`` or ``js`` of held-out usage (see
+            `choosing`), which needs 20 usage rows and 20 others. Without them, or with a single
+            candidate, the silhouette decides; `notes` says so.
+        n_usage: the first `n_usage` rows are usage.
+        reference: (R, d) rows as those that will be drawn from, best a sample of the pool; by
+            default the rows that are not usage.
 
     Raises:
-        DataError: no rows, or rows that are not finite unit vectors.
+        DataError: no rows, rows that are not finite unit vectors, or impossible settings.
     """
     vectors = np.asanyarray(vectors)
     check_unit(vectors)
@@ -116,7 +133,8 @@ def fit_clusters(
         notes.append(f"Fitted on a sample of {max_fit_rows} of {len(vectors)} rows.")
     rows = np.ascontiguousarray(vectors[order], dtype=np.float32)
     if method == "kmeans":
-        centroids, curve, chosen = _choose_kmeans(rows, n_clusters, rng, notes)
+        evidence = _evidence(rows, order < n_usage, reference, choose_by, seed)
+        centroids, curve, chosen = _choose_kmeans(rows, n_clusters, evidence, rng, notes)
     elif method == "hdbscan":
         centroids, curve, chosen = _choose_hdbscan(rows, min_cluster_sizes, notes)
     else:
@@ -135,8 +153,62 @@ def canonical_order(vectors: Vectors) -> NDArray[np.int64]:
     return np.lexsort(columns[::-1])
 
 
+class _Evidence(NamedTuple):
+    """What K is chosen by: the criterion and the rows it needs."""
+
+    choose_by: ChooseBy
+    usage: Vectors
+    others: Vectors
+    reference: Vectors
+    seed: int
+
+    def scores(self, candidates: Sequence[int], notes: list[str]) -> list[HeldOut] | None:
+        """Return held-out scores, or None where the silhouette decides."""
+        if self.choose_by == "silhouette" or len(candidates) < 2:
+            return None
+        if len(self.usage) < MIN_USAGE or len(self.reference) < MIN_REFERENCE:
+            notes.append(
+                f"{len(self.usage)} usage rows and {len(self.reference)} others are too few to "
+                f"hold some out ({MIN_USAGE} and {MIN_REFERENCE} needed): the silhouette chose "
+                "the number of clusters."
+            )
+            return None
+        rng = derive_rng(self.seed, "clusters", "held-out")
+        return held_out_scores(self.usage, self.others, self.reference, candidates, rng)
+
+
+def _evidence(
+    rows: Vectors,
+    is_usage: NDArray[np.bool_],
+    reference: Vectors | None,
+    choose_by: ChooseBy,
+    seed: int,
+) -> _Evidence:
+    if choose_by not in get_args(ChooseBy):
+        raise DataError(
+            f"clustering.choose_by must be silhouette, likelihood or js, got {choose_by!r}.",
+            code="E42",
+        )
+    usage, others = rows[is_usage], rows[~is_usage]
+    if reference is None or choose_by == "silhouette":
+        return _Evidence(choose_by, usage, others, others, seed)
+    reference = np.asarray(reference, dtype=np.float32)
+    check_unit(reference)
+    if reference.shape[1] != rows.shape[1]:
+        raise DataError(
+            f"Reference rows of dimension {reference.shape[1]} cannot be compared with fit rows "
+            f"of dimension {rows.shape[1]}: they come from different encoders. Use one for both.",
+            code="E50",
+        )
+    return _Evidence(choose_by, usage, others, reference[canonical_order(reference)], seed)
+
+
 def _choose_kmeans(
-    rows: Vectors, candidates: Sequence[int], rng: np.random.Generator, notes: list[str]
+    rows: Vectors,
+    candidates: Sequence[int],
+    evidence: _Evidence,
+    rng: np.random.Generator,
+    notes: list[str],
 ) -> tuple[Vectors, list[dict[str, Any]], dict[str, Any]]:
     wanted = _feasible_candidates(candidates, len(rows), notes)
     cheap = len(rows) * rows.shape[1] * max(wanted) <= _CHEAP_PRODUCT
@@ -145,26 +217,34 @@ def _choose_kmeans(
     if n_points < max(wanted):
         notes.append(f"Only {n_points} different points: no more clusters than that.")
         wanted = sorted({min(k, n_points) for k in wanted})
-    fits: list[Vectors] = []
-    curve: list[dict[str, Any]] = []
-    for k in wanted:
-        started = time.perf_counter()
-        runs = [lloyd(rows, rows[seeds[:k]]) for seeds in starts if len(seeds) >= k]
-        best_run = min(runs, key=lambda run: run.inertia)
-        score = 0.0
-        if k > 1:
-            score = float(silhouette_by_row(rows, best_run.labels, k).mean())
-        fits.append(best_run.centroids)
-        curve.append(
-            {
-                "n_clusters": k,
-                "silhouette": round(score, 6),
-                "n_iterations": best_run.n_iterations,
-                "seconds": round(time.perf_counter() - started, 4),
-            }
-        )
-    best = max(range(len(wanted)), key=lambda i: (curve[i]["silhouette"], -wanted[i]))
-    return fits[best], curve, dict(curve[best])
+    fitted = [_fit_candidate(rows, k, starts) for k in wanted]
+    curve = [entry for _, entry in fitted]
+    scores = evidence.scores(wanted, notes)
+    if scores is None:
+        value = [entry["silhouette"] for entry in curve]
+    else:
+        for entry, score in zip(curve, scores, strict=True):
+            entry |= {"likelihood": round(score.likelihood, 6), "js": round(score.js, 6)}
+        by_likelihood = evidence.choose_by == "likelihood"
+        value = [entry["likelihood"] if by_likelihood else -entry["js"] for entry in curve]
+    best = max(range(len(wanted)), key=lambda i: (value[i], -wanted[i]))
+    return fitted[best][0], curve, dict(curve[best])
+
+
+def _fit_candidate(
+    rows: Vectors, k: int, starts: Sequence[NDArray[np.int64]]
+) -> tuple[Vectors, dict[str, Any]]:
+    """Return the tightest run's centroids and its entry of the curve."""
+    started = time.perf_counter()
+    runs = [lloyd(rows, rows[seeds[:k]]) for seeds in starts if len(seeds) >= k]
+    best = min(runs, key=lambda run: run.inertia)
+    score = float(silhouette_by_row(rows, best.labels, k).mean()) if k > 1 else 0.0
+    return best.centroids, {
+        "n_clusters": k,
+        "silhouette": round(score, 6),
+        "n_iterations": best.n_iterations,
+        "seconds": round(time.perf_counter() - started, 4),
+    }
 
 
 def _feasible_candidates(candidates: Sequence[int], n_rows: int, notes: list[str]) -> list[int]:
