@@ -197,7 +197,8 @@ def ingest(
     The pool is read for all languages at once. Rows go to the disk batch by batch.
 
     Raises:
-        DataError: the corpus cannot be used, or has no rows (a file among many may have none).
+        DataError: the corpus cannot be used, has no rows (a file among many may have none), or is
+            not what it was when the run was checked (E21).
     """
     notes: list[str] = []
     out = draft.folder / "rows.parquet"
@@ -210,6 +211,7 @@ def ingest(
             base_folder=Path(content.path),
             label=label,
         )
+        _check_unchanged(corpus, content, label)
         if not (draft.rows or label or role == "coverage"):
             raise _no_rows(corpus.place, role, language)
     else:
@@ -218,6 +220,18 @@ def ingest(
         draft.rows = rows.num_rows
         write_table(out, rows)
     write_json(draft.folder / "notes.json", notes)
+
+
+def _check_unchanged(corpus: CorpusConfig, content: ModelRef, label: str) -> None:
+    """Refuse rows of one content under the key of another; costs a look at the file's times."""
+    with _known_contents() as known:
+        found = _content(corpus, Path(content.path), known)
+    if found != content.sha256:
+        raise DataError(
+            f"changed since the run began: {label or corpus.place} - let the writer finish, then "
+            "run again",
+            code="E21",
+        )
 
 
 def _no_rows(place: str, role: str, language: str) -> DataError:

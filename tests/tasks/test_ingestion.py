@@ -82,6 +82,22 @@ def test_a_file_that_changed_is_read_anew_and_no_other(folder):
     assert after["b.jsonl"].rows == 6
 
 
+def test_a_file_that_changes_after_the_check_is_not_kept_under_the_old_key(folder):
+    source = check_sources.fn(recipe(), str(folder)).pool[0]
+    write(folder / "pool" / "a.jsonl", "other", 5)
+
+    @flow(name="reads-late")
+    def late():
+        return ingest(
+            language="", role="pool", corpus=source.corpus, content=source.content, seed=0,
+            label=source.label,
+        )  # fmt: skip
+
+    with pytest.raises(DataError, match=r"E21 changed since the run began: a\.jsonl"):
+        late()
+    assert open_store().refs("ingest") == []
+
+
 def test_a_bad_file_is_named_and_what_was_read_before_it_is_kept(folder):
     write(folder / "pool" / "c.jsonl", "", 1, prompt="")
     with pytest.raises(DataError, match=r"E16 empty text: c\.jsonl:1 prompt"):
