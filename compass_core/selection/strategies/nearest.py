@@ -47,7 +47,7 @@ def select(problem: SelectionProblem, budget: int, rng: np.random.Generator) -> 
         raise DataError("selection.strategy=nearest needs the vectors of usage and pool.")
     usage = np.asarray(problem.usage_vectors[:], dtype=np.float32)
     points, asked = np.unique(usage, axis=0, return_counts=True)
-    depth = min(len(candidates), 2 * -(-budget // len(usage)) + 16)
+    depth = min(len(candidates), 8 * -(-budget // len(usage)) + 32)
     while True:
         lists = _nearest_lists(problem, points, depth)
         taken = _take_turns(lists, asked, budget)
@@ -150,10 +150,14 @@ class _Finder:
 
     def add(self, similarities: NDArray[np.float32], rows: Rows) -> None:
         """Take in what is better than the worst kept: (U, b) similarities of b rows."""
-        points, columns = np.nonzero(similarities > self.floor[:, None])
-        self._pending.append((points, rows[columns], similarities[points, columns]))
+        hits = np.flatnonzero(similarities > self.floor[:, None])
+        if len(hits) > len(self.floor) * self._depth:
+            best = np.argpartition(similarities, -self._depth, axis=1)[:, -self._depth :]
+            hits = (best + np.arange(len(best))[:, None] * similarities.shape[1]).ravel()
+        points, columns = np.divmod(hits, similarities.shape[1])
+        self._pending.append((points, rows[columns], similarities.ravel()[hits]))
         self._n_pending += len(points)
-        if self._n_pending > max(_PRODUCT_ENTRIES // 4, len(self.points)):
+        if self._n_pending > len(self.floor) * self._depth:
             self.consolidate()
 
     def consolidate(self) -> None:
