@@ -4,8 +4,9 @@ All three rules are one computation. With weights w and existing counts n,
 
     b_k(t) = clip(w_k · t − n_k, 0, c_k)                                                (4)
 
-is non-decreasing and piecewise linear in the level t, so the level at which Σ b_k = B is found
-exactly by sorting its 2K break points: O(K log K), no iteration, no tolerance. `waterfill` uses
+is non-decreasing and piecewise linear in the level t. The level at which Σ b_k = B lies between two
+of its 2K sorted break points; which two a binary search says, and between them t solves a linear
+equation: O(K log K), no tolerance, no running sums that could cancel. `waterfill` uses
 w = p and the coverage counts n; `gap` and `importance` are the same with n = 0.
 """
 
@@ -22,6 +23,8 @@ from compass_core.selection.gap import Counts, measure_gap
 from compass_core.selection.shrinkage import Shares, smoothed_shares
 
 AllocationRule = Literal["waterfill", "gap", "importance"]
+_NEGLIGIBLE = 1e-200
+"""Weights below this part of the largest count as 0; their levels would overflow."""
 _REMAINDER_DIGITS = 9
 """Remainders closer than this are ties, so that rounding noise cannot decide between clusters."""
 
@@ -137,20 +140,25 @@ def water_level(
         budget: B, >= 0.
     """
     allocation = np.zeros(len(weights))
-    active = (weights > 0) & (capacity > 0)
+    active = (weights > _NEGLIGIBLE * weights.max(initial=0.0)) & (capacity > 0)
     w, n, c = weights[active], existing[active], capacity[active]
     if budget <= 0 or len(w) == 0:
         return 0.0, allocation
     starts, ends = n / w, (n + c) / w
-    breaks = np.concatenate([starts, ends])
-    slopes = np.concatenate([w, -w])
-    order = np.argsort(breaks, kind="stable")
-    breaks, slope = breaks[order], np.cumsum(slopes[order])
-    filled = np.concatenate([[0.0], np.cumsum(slope[:-1] * np.diff(breaks))])
-    # filled[i] is Σ b at breaks[i]; B lies in the segment that starts at the last filled[i] < B.
-    at = max(int(np.searchsorted(filled, budget, side="left")) - 1, 0)
-    rest = budget - filled[at]
-    level = breaks[at] + (rest / slope[at] if slope[at] > 0 else 0.0)
+    breaks = np.sort(np.concatenate([starts, ends]))
+    low, high = 0, len(breaks) - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if np.clip(w * breaks[middle] - n, 0.0, c).sum() < budget:
+            low = middle
+        else:
+            high = middle
+    is_full = ends <= breaks[low]
+    is_open = (starts <= breaks[low]) & ~is_full
+    if is_open.any():
+        level = (budget - c[is_full].sum() + n[is_open].sum()) / w[is_open].sum()
+    else:
+        level = breaks[high]
     values = np.clip(w * level - n, 0.0, c)
     allocation[active] = _absorb_rounding(values, c, budget)
     return float(level), allocation
@@ -237,4 +245,4 @@ def _checked(
             f"be taken. Lower `selection.budget` to {largest}, add data to the pool, or widen "
             "`clustering.relevance_quantile` (0 switches the relevance radius off)."
         )
-    return p, n, c
+    return np.where(p > _NEGLIGIBLE * p.max(), p, 0.0), n, c

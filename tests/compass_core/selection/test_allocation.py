@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from scipy.optimize import minimize
 from compass_core.errors import DataError, InsufficientPoolError
 from compass_core.selection.allocation import allocate_budget, plan_allocation, round_to_counts
 from compass_core.selection.gap import js_divergence, measure_gap, smoothed_shares
+from compass_core.selection.shrinkage import adaptive_shares
 
 RULES = ("waterfill", "gap", "importance")
 
@@ -82,11 +85,101 @@ def test_waterfill_satisfies_the_optimality_conditions_of_equation_4(problem):
         assert (level[could_receive] >= water.min() - scale).all()
 
 
+@st.composite
+def extreme_problems(draw):
+    """The same with shares over 20 orders of magnitude, zeros among them."""
+    share = st.one_of(st.just(0.0), st.floats(-20, 0).map(lambda x: 10**x))
+    cluster = st.tuples(share, st.integers(0, 80), st.integers(0, 50))
+    rows = draw(st.lists(cluster, min_size=1, max_size=8).filter(lambda r: sum(x[0] for x in r)))
+    p, n, c = (np.array(column) for column in zip(*rows, strict=True))
+    return p, n, c, draw(st.integers(0, int(c[p > 0].sum())))
+
+
+def exact_water_level(p, n, c, budget):
+    """Equation (4) in rational arithmetic: walk up the break points one by one."""
+    rows = [(Fraction(float(w)), int(m), int(k)) for w, m, k in zip(p, n, c, strict=True)]
+
+    def spent(level):
+        return [min(max(w * level - m, 0), k) if w else 0 for w, m, k in rows]
+
+    breaks = sorted({b for w, m, k in rows if w for b in (m / w, (m + k) / w)})
+    below = Fraction(0)
+    for level in breaks:
+        total = sum(spent(level))
+        if total >= budget:
+            start = sum(spent(below))
+            part = Fraction(budget - start, total - start) if total > start else 0
+            return [float(b) for b in spent(below + (level - below) * part)]
+        below = level
+    return [float(b) for b in spent(below)]
+
+
+@settings(deadline=None)
+@given(extreme_problems())
+def test_waterfill_equals_rational_arithmetic_however_small_the_shares(problem):
+    p, n, c, budget = problem
+    found = plan_allocation(p, n, c, budget).ideal
+    assert found == pytest.approx(exact_water_level(p, n, c, budget), abs=1e-6)
+
+
+def test_shares_too_small_for_a_level_count_as_none():
+    assert allocate_budget([1e-310, 1.0], [10, 0], [5, 7], 9).tolist() == [2, 7]
+    assert allocate_budget([1.0, 1e-150, 0.0], [10, 0, 5], [5, 7, 3], 7).tolist() == [5, 2, 0]
+
+
+@given(problems(), st.data())
+def test_moving_examples_between_two_clusters_never_lowers_the_divergence(problem, data):
+    p, n, c, budget = problem
+    b = plan_allocation(p, n, c, budget).ideal
+    source, goal = (data.draw(st.integers(0, len(p) - 1)) for _ in range(2))
+    moved = min(b[source], c[goal] - b[goal]) * data.draw(st.floats(0, 1))
+
+    def divergence(mix):
+        with np.errstate(divide="ignore"):
+            return float(-(p * np.log(mix)).sum())
+
+    other = b.copy()
+    other[source] -= moved
+    other[goal] += moved
+    assert divergence(n + b) <= divergence(n + other) + 1e-9
+
+
+@given(problems())
+def test_waterfill_does_not_depend_on_the_scale_of_the_shares(problem):
+    p, n, c, budget = problem
+    found = plan_allocation(p, n, c, budget).ideal
+    assert plan_allocation(1e-30 * p, n, c, budget).ideal == pytest.approx(found, abs=1e-7)
+
+
+@given(problems(), st.sampled_from(RULES), st.randoms())
+def test_the_order_of_the_clusters_does_not_matter_before_rounding(problem, rule, random):
+    p, n, c, budget = problem
+    order = random.sample(range(len(p)), len(p))
+    turned = plan_allocation(p[order], n[order], c[order], budget, rule=rule).ideal
+    plain = plan_allocation(p, n, c, budget, rule=rule).ideal
+    assert turned == pytest.approx(plain[order], abs=1e-6)
+
+
+@given(problems())
+def test_a_budget_as_large_as_the_pool_takes_all_of_it(problem):
+    p, n, c, _ = problem
+    assert (allocate_budget(p, n, c, int(c.sum())) == c).all()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_usage_of_one_example_still_spends_the_budget(rule):
+    usage = np.array([0, 1, 0, 0])
+    for p in (smoothed_shares(usage), adaptive_shares(usage)):
+        counts = allocate_budget(p, [5, 0, 0, 9], [50, 8, 50, 50], 60, rule=rule)
+        assert counts.sum() == 60
+        assert counts[1] == 8
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_waterfill_is_no_worse_than_a_general_convex_solver(seed):
     rng = np.random.default_rng(seed)
     k, budget = 6, 40
-    p = rng.dirichlet(np.ones(k))
+    p = rng.dirichlet(np.full(k, 1.0 if seed % 2 else 0.3)) + 1e-4
     n, c = rng.integers(1, 30, k).astype(float), rng.integers(5, 30, k).astype(float)
 
     def divergence(b):
