@@ -125,6 +125,11 @@ def fit_clusters(
     """
     vectors = np.asanyarray(vectors)
     check_unit(vectors)
+    if not 0 <= n_usage <= len(vectors):
+        raise DataError(
+            f"n_usage={n_usage} rows cannot be usage: the fit has {len(vectors)}. Put the usage "
+            "vectors first and pass how many they are."
+        )
     rng = derive_rng(seed, "clusters", method)
     notes: list[str] = []
     order = canonical_order(vectors)

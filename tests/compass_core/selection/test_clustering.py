@@ -171,6 +171,35 @@ def test_candidates_that_leave_fewer_than_two_rows_per_cluster_are_dropped_with_
     assert "not tried: 21, 100" in clusters.notes[0]
 
 
+def test_a_stray_row_alone_in_its_cluster_is_an_ordinary_cluster():
+    vectors, _ = planted(3, 60, noise=0.05)
+    rows = np.concatenate([vectors, unit(np.random.default_rng(9).normal(size=(1, 32)))])
+    clusters = fit_clusters(rows, n_clusters=(4,))
+    alone = clusters.labels[-1]
+    assert (clusters.labels == alone).sum() == 1
+    assert clusters.cohesion[alone] == pytest.approx(1.0)
+    left_out = leave_one_out_distances(rows, clusters.labels, clusters.n_clusters)
+    assert left_out[-1] == 1.0
+    # Its radius is the global one: a cluster of one row knows nothing about its reach.
+    radii = relevance_radii(left_out, clusters.labels, clusters.n_clusters, 0.9)
+    assert radii[alone] == pytest.approx(np.quantile(left_out, 0.9))
+    assert np.isfinite(silhouette_by_row(rows, clusters.labels, clusters.n_clusters)).all()
+
+
+@pytest.mark.parametrize("choose_by", ["silhouette", "likelihood", "js"])
+def test_usage_of_one_example_is_clustered_with_the_rest(choose_by):
+    vectors, _ = planted(4, 61)
+    clusters = fit_clusters(vectors, n_clusters=(2, 4), choose_by=choose_by, n_usage=1)
+    assert clusters.n_clusters == 4
+    assert clusters.labels[0] in range(4)
+
+
+@pytest.mark.parametrize("n_usage", [-1, 7])
+def test_more_usage_than_rows_is_refused(n_usage):
+    with pytest.raises(DataError, match=r"the fit has 6\. Put the usage vectors first"):
+        fit_clusters(unit(np.ones((6, 8))), n_usage=n_usage)
+
+
 @pytest.mark.parametrize("method", ["kmeans", "hdbscan"])
 def test_copies_of_one_row_are_one_cluster(method):
     vectors = np.repeat(unit(np.ones((1, 8))), 60, axis=0)
