@@ -9,13 +9,14 @@ Fit and assignments are parts: a pool that grows leaves the fit and its old shar
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compass_core.config import ClusteringConfig
-from compass_core.pool import Pool
+from compass_core.pool import Pool, texts_of
 from compass_core.records import ArtifactRef
 from compass_core.selection.assignment import assign_clusters
 from compass_core.selection.centring import CentredVectors, language_means
@@ -25,7 +26,7 @@ from compass_core.selection.health import (
     check_script_guard,
     cluster_health,
 )
-from compass_core.selection.labels import label_clusters
+from compass_core.selection.labels import describe_clusters, label_clusters, nearest_examples
 from compass_core.selection.retrieval import parallel_retrieval
 from compass_core.selection.space import fit_space, needs_pool, sample_rows, take_off
 from compass_core.storage import Draft, read_array, read_json, write_array, write_json
@@ -46,6 +47,9 @@ _OWN_ARRAYS = (
     "coverage_distances",
     "radii",
 )
+ENGLISH = "eng_Latn"
+_LABEL_ROWS = 30
+"""English rows of the pool that speak for a cluster, the nearest to its centroid."""
 _RETRIEVAL_ROWS = 200_000
 """Rows whose translations are looked for: enough for any estimate, whatever the pool's size."""
 
@@ -105,8 +109,8 @@ def cluster(
         min_retrieval=config.min_retrieval,
         max_usage_outside=config.max_usage_outside,
     )
-    labels = _labels(draft, own, fitted.rows)
-    facts |= {"labels": labels, "health": health.to_dict(), "warnings": warnings}
+    facts |= _descriptions(language, draft, own, shards, assigned)
+    facts |= {"health": health.to_dict(), "warnings": warnings}
     write_json(draft.folder / "space.json", facts)
 
 
@@ -273,9 +277,50 @@ def _retrieval(language: str, corpora: list[Corpus]) -> dict[str, float] | None:
     return parallel_retrieval(keys, everything.languages, everything.vectors, first=language)
 
 
-def _labels(draft: Draft, own: dict[str, Corpus], n_clusters: int) -> list[str]:
-    """Return what usage and coverage say about each cluster."""
+def _descriptions(
+    language: str,
+    draft: Draft,
+    own: dict[str, Corpus],
+    shards: list[Corpus],
+    assigned: Sequence[ArtifactRef],
+) -> dict[str, list[Any]]:
+    """Return per cluster a label, and the usage prompts nearest to its centroid.
+
+    The label holds terms of usage and coverage and, for readers of another language, those of the
+    pool's nearest rows in English.
+    """
     corpora = [own[role] for role in ("usage", "coverage") if own[role]["rows"].rows]
-    places = [read_array(draft.folder / f"{role}_ids.npy") for role in ("usage", "coverage")]
+    arrays = [_own_arrays(draft.folder, role) for role in ("usage", "coverage")]
+    ids, distances = (np.concatenate(parts) for parts in zip(*arrays, strict=True))
     texts = [text for batch in open_corpora(corpora).iter_texts() for text in batch]
-    return label_clusters(np.concatenate(places), texts, n_clusters=n_clusters)
+    n_clusters = len(read_array(draft.folder / "radii.npy"))
+    labels = label_clusters(ids, texts, distances, n_clusters=n_clusters)
+    english = _english_labels(open_corpora(shards), _places(assigned), n_clusters)
+    if english and language != ENGLISH:
+        labels = [" | ".join(parts) for parts in zip(labels, english, strict=True)]
+    n_usage = own["usage"]["rows"].rows
+    described = describe_clusters(
+        ids[:n_usage], texts[:n_usage], distances[:n_usage], n_clusters=n_clusters
+    )
+    return {"labels": labels, "examples": [cluster.examples for cluster in described]}
+
+
+def _english_labels(pool: Pool, places: Places, n_clusters: int) -> list[str]:
+    """Return terms of the pool's English rows nearest to each centroid; none without English."""
+    rows = np.flatnonzero(pool.languages == ENGLISH)
+    if not len(rows):
+        return []
+    near = nearest_examples(
+        places.ids[rows],
+        places.distances[rows],
+        n_clusters=n_clusters,
+        n_examples=_LABEL_ROWS,
+    )
+    chosen = [rows[place] for place in near]
+    texts = texts_of(pool.take(np.concatenate(chosen), ["prompt", "response"]))
+    ids = np.repeat(np.arange(n_clusters), [len(part) for part in chosen])
+    return label_clusters(ids, texts, n_clusters=n_clusters, n_terms=3)
+
+
+def _own_arrays(folder: Path, role: str) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    return read_array(folder / f"{role}_ids.npy"), read_array(folder / f"{role}_distances.npy")

@@ -127,6 +127,8 @@ def fit_space(
         method=config.method,
         n_clusters=config.n_clusters,
         min_cluster_sizes=config.min_cluster_sizes,
+        choose_by=config.choose_by,
+        n_usage=len(usage),
         seed=derive_seed(seed, "cluster", language) % 2**31,
     )
     centroids = clusters.centroids
