@@ -254,14 +254,15 @@ class ClusteringConfig(Config):
     """The clusters of meaning, fitted per target language."""
 
     method: Literal["kmeans", "hdbscan"] = "kmeans"
-    """K-Means chosen by silhouette, or HDBSCAN chosen by DBCV."""
+    """K-Means chosen by `choose_by`, or HDBSCAN chosen by DBCV."""
 
     n_clusters: tuple[PositiveInt, ...] = (20, 40, 60, 80, 100, 120)
     """Numbers of clusters to try; one number fixes it."""
 
     choose_by: Literal["silhouette", "likelihood", "js"] = "silhouette"
-    """K-Means: what chooses the number of clusters. `silhouette` of the fit; `likelihood` or `js`
-    of usage that was held out of the fit."""
+    """K-Means: what chooses the number of clusters. `silhouette`: the shape of the clusters alone.
+    `likelihood` or `js`: how well they predict usage that was held out of the fit; needs 20 usage
+    and 20 other rows, and five further fits per number."""
 
     min_cluster_sizes: tuple[PositiveInt, ...] = (5, 10, 20)
     """HDBSCAN: smallest cluster sizes to try."""
@@ -321,8 +322,8 @@ class SelectionConfig(Config):
     """Pseudo-count α of the shares, equations (1) and (2)."""
 
     shrinkage: Literal["additive", "adaptive"] = "additive"
-    """How usage shares are estimated from few prompts: `additive` smoothing, or `adaptive`, which
-    learns from the counts how even the shares are."""
+    """How usage shares are estimated from few prompts: `additive`, equation (1), or `adaptive`,
+    which learns from the counts how uneven the shares are."""
 
     rule: Literal["waterfill", "gap", "importance"] = "waterfill"
     """How the budget is split over clusters."""
