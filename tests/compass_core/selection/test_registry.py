@@ -110,6 +110,29 @@ def test_a_strategy_that_cannot_be_loaded_names_its_package(tmp_path, entry, tol
     assert told in answer
 
 
+def test_the_example_of_the_document_is_a_strategy():
+    page = (Path(__file__).parents[3] / "docs" / "strategies.md").read_text(encoding="utf-8")
+    code = page.split("```python\n")[1].split("```")[0]
+    answer = ask(
+        Path(),
+        f"{code}\n"
+        "from compass_core.selection import strategies\n"
+        "from compass_core.selection.drawing import example_keys\n"
+        "from compass_core.selection.gap import GapTable\n"
+        "strategies.find_strategy = lambda name: select\n"
+        "clusters = np.arange(6) % 2\n"
+        "problem = SelectionProblem(language='swh_Latn', pool_keys=example_keys('abcdef'),\n"
+        "    pool_languages=np.full(6, 'eng_Latn'), pool_cluster_ids=clusters,\n"
+        "    pool_distances=np.zeros(6), available=np.full(6, True),\n"
+        "    allowed=np.array([True, True, False, True, True, True]),\n"
+        "    gap=GapTable.from_assignments(clusters, clusters, clusters, 2),\n"
+        "    pool_texts=lambda: iter([['a', 'aaa', 'aaaaa'], ['aa', '', 'aaaa']]))\n"
+        "chosen = strategies.select_examples('mine', problem, 3, np.random.default_rng(0))\n"
+        "print(chosen.indices.tolist(), chosen.reasons[0])",
+    )
+    assert answer.strip() == "[1, 3, 5] 3 characters"
+
+
 def test_asking_for_names_imports_no_numerics():
     code = (
         "import sys; from compass_core.selection.registry import strategy_names; strategy_names(); "
