@@ -158,12 +158,13 @@ def _needed(threshold: float, boilerplate: NDArray[np.float64]) -> NDArray[np.fl
     Texts of Jaccard similarity J share 2J/(1+J) of themselves.  Where b is boilerplate, shared in
     any case, b + (1-b)·2J/(1+J) must be.  Low bytes agree by chance once in 256.  Two standard
     errors are allowed below, so that at most 3 % of the pairs that reach the threshold are missed.
+    Rows without text of their own (b = 1) are never alike.
     """
     shared = boilerplate + (1.0 - boilerplate) * 2.0 * threshold / (1.0 + threshold)
     similarity = shared / (2.0 - shared)
     error = np.sqrt(similarity * (1.0 - similarity) / N_PERMUTATIONS)
     share: NDArray[np.float64] = 1.0 / 256.0 + (1.0 - 1.0 / 256.0) * (similarity - 2.0 * error)
-    return N_PERMUTATIONS * share
+    return np.where(boilerplate < 1.0, N_PERMUTATIONS * share, np.inf)
 
 
 def _resemble(pairs: _Sides, side: Side, needed: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -107,7 +107,7 @@ class Sketch:
 
     def ids(self, rows: Iterable[int]) -> list[str]:
         """Return the ids of `rows`."""
-        offsets, characters = self.id_offsets, self.id_bytes
+        offsets, characters = np.asarray(self.id_offsets), np.asarray(self.id_bytes)
         return [bytes(characters[offsets[r] : offsets[r + 1]]).decode() for r in rows]
 
 

@@ -53,18 +53,22 @@ class Stack:
         """Return the `rows` of one array, in that order."""
         first = getattr(self.sketches[0], name)
         taken = np.empty((len(rows), *first.shape[1:]), dtype=first.dtype)
-        for sketch, start, stop in zip(
-            self.sketches, self.bounds[:-1], self.bounds[1:], strict=True
-        ):
-            mine = np.flatnonzero((rows >= start) & (rows < stop))
-            taken[mine] = getattr(sketch, name)[rows[mine] - start]
+        for sketch, mine, places in self._split(rows):
+            taken[mine] = getattr(sketch, name)[places]
         return taken
 
     def ids(self, rows: Rows) -> list[str]:
         """Return the ids of `rows`."""
-        shards = np.searchsorted(self.bounds, rows, side="right") - 1
-        pairs = zip(rows.tolist(), shards.tolist(), strict=True)
-        return [self.sketches[s].ids([row - int(self.bounds[s])])[0] for row, s in pairs]
+        names = np.empty(len(rows), dtype=object)
+        for sketch, mine, places in self._split(rows):
+            names[mine] = sketch.ids(places)
+        return list(names)
+
+    def _split(self, rows: Rows) -> Iterator[tuple[Sketch, Rows, Rows]]:
+        """Yield each sketch, which of `rows` are its own, and their numbers within it."""
+        for sketch, (start, stop) in zip(self.sketches, pairwise(self.bounds), strict=True):
+            mine = np.flatnonzero((rows >= start) & (rows < stop))
+            yield sketch, mine, rows[mine] - start
 
     def fingerprints(self) -> Iterator[tuple[int, Rows, Hashes]]:
         """Yield (first row, fingerprints per row, fingerprints) of consecutive rows, in blocks."""
