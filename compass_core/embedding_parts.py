@@ -129,8 +129,8 @@ def make_parts(
             if not mine or not may_go_on() or _record(plan, part) is not None:
                 continue
             rows = first[part * plan.part_rows :][: plan.part_rows]
-            vectors = encode(read_texts(plan.rows, rows), rows)
-            _write_part(plan, part, vectors, precision)
+            # No name for the vectors: they would stay in memory beside those of the next part.
+            _write_part(plan, part, encode(read_texts(plan.rows, rows), rows), precision)
             made += 1
     return made
 
@@ -178,7 +178,7 @@ def sweep_parts(root: Path) -> int:
 
 def read_texts(rows: Path, numbers: Rows) -> list[str]:
     """Return the texts of the rows `numbers` (ascending), reading only what lies around them."""
-    file = pq.ParquetFile(rows)
+    file = pq.ParquetFile(rows, memory_map=True)
     groups, start = _row_groups(file, int(numbers[0]), int(numbers[-1]))
     texts: list[str] = []
     for batch in _texts(file, groups):
@@ -199,7 +199,7 @@ def _row_groups(file: pq.ParquetFile, first: int, last: int) -> tuple[list[int],
 
 
 def _text_batches(rows: Path) -> Iterator[list[str]]:
-    file = pq.ParquetFile(rows)
+    file = pq.ParquetFile(rows, memory_map=True)
     for batch in _texts(file, list(range(file.num_row_groups))):
         yield batch.to_pylist()
 
@@ -267,7 +267,7 @@ def _checked_part(plan: PartPlan, part: int) -> Vectors | None:
         return None
     try:
         vectors: Vectors = read_array(plan.vectors_path(part), mmap=True)
-    except (OSError, ValueError):
+    except (OSError, EOFError, ValueError):
         return None
     whole = vectors.ndim == 2 and len(vectors) == plan.size(part) and vectors.dtype == np.float32
     digest = hashlib.sha256(vectors.data).hexdigest() if whole else ""

@@ -16,8 +16,13 @@ from sentence_transformers.sentence_transformer.modules import (
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from compass_core.embedding import Encoder, encoder_fingerprint, load_encoder
-from compass_core.embedding_batches import encode_texts
+from compass_core.embedding import (
+    Encoder,
+    _settle_precision,
+    encoder_fingerprint,
+    load_encoder,
+)
+from compass_core.embedding_batches import _batches, encode_texts
 from compass_core.errors import DataError, ModelError
 
 WORDS = ("[UNK]", "[PAD]", "[CLS]", "[SEP]", "rain", "sun", "storm", "goal", "match", "mvua")
@@ -90,6 +95,88 @@ def test_vectors_equal_those_of_sentence_transformers(bert_folder):
     assert encode_texts(encoder, TEXTS) != pytest.approx(theirs, abs=1e-3)
 
 
+def test_vectors_do_not_depend_on_order_or_batch_size(bert_folder):
+    encoder = load_encoder(str(bert_folder), device="cpu")
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(WORDS[4:], size=n)) for n in rng.integers(1, 30, size=120)]
+    vectors = encode_texts(encoder, texts)
+    shuffled = rng.permutation(len(texts))
+    again = encode_texts(encoder, [texts[row] for row in shuffled], batch_size=1)
+    assert again == pytest.approx(vectors[shuffled], abs=1e-5)
+
+
+def test_batches_hold_every_text_once_within_the_budget_and_with_little_padding():
+    rng = np.random.default_rng(1)
+    lengths = rng.integers(1, 40, size=200)
+    mask = (torch.arange(40)[None] < torch.tensor(lengths)[:, None]).long()
+    features = {"attention_mask": mask, "input_ids": mask * torch.arange(1, 201)[:, None], "p": 3}
+    order, batches = _batches(features, 256)
+    batches = list(batches)
+    ids = torch.cat([batch["input_ids"].max(dim=1).values for batch in batches])
+    assert sorted(order) == list(range(200))
+    assert (ids.numpy() - 1 == order).all()
+    assert max(batch["attention_mask"].numel() for batch in batches) <= 256
+    assert {batch["p"] for batch in batches} == {3}
+    padded = sum(batch["attention_mask"].numel() for batch in batches)
+    assert padded <= 1.1 * lengths.sum() < 0.6 * mask.numel()
+
+
+def test_a_text_longer_than_the_budget_is_a_batch_of_its_own():
+    mask = torch.ones(3, 9, dtype=torch.long)
+    _, batches = _batches({"attention_mask": mask, "input_ids": mask}, 4)
+    assert [tuple(batch["input_ids"].shape) for batch in batches] == [(1, 9)] * 3
+
+
+def test_padding_on_the_left_is_trimmed_on_the_left():
+    mask = torch.tensor([[0, 0, 1, 1], [0, 0, 0, 1]])
+    _, batches = _batches({"attention_mask": mask, "input_ids": mask * 7}, 64)
+    assert next(batches)["input_ids"].tolist() == [[7, 7], [0, 7]]
+
+
+def test_own_default_prompt_of_the_model_serves_where_no_prefix_is_given(bert_folder, tmp_path):
+    folder = copy_tree(bert_folder, tmp_path)
+    path = folder / "config_sentence_transformers.json"
+    settings = json.loads(path.read_text())
+    path.write_text(
+        json.dumps(settings | {"prompts": {"query": "goal "}, "default_prompt_name": "query"})
+    )
+    encoder = load_encoder(str(folder), device="cpu")
+    theirs = SentenceTransformer(str(folder), device="cpu").encode(TEXTS, normalize_embeddings=True)
+    assert encode_texts(encoder, TEXTS) == pytest.approx(theirs, abs=1e-5)
+    assert encode_texts(encoder, TEXTS, prefix="sun ") != pytest.approx(theirs, abs=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_stays_near_float32(dtype, bert_folder):
+    exact = load_encoder(str(bert_folder), device="cpu", dtype="float32")
+    half = load_encoder(str(bert_folder), device="cpu", dtype=dtype)
+    assert half.precision == dtype
+    vectors = encode_texts(half, TEXTS)
+    assert vectors.dtype == np.float32
+    cosines = (vectors * encode_texts(exact, TEXTS)).sum(axis=1)
+    assert 0.999 <= cosines.min() < cosines.max() <= 1.0 + 1e-6
+    assert (vectors != encode_texts(exact, TEXTS)).any()
+
+
+def test_automatic_precision_of_a_cpu_is_float32(bert_folder):
+    assert load_encoder(str(bert_folder), device="cpu", dtype="auto").precision == "float32"
+
+
+def test_precision_that_overflows_is_passed_over_for_the_next(bert_folder):
+    def load():
+        model = load_encoder(str(bert_folder), device="cpu").model
+        with torch.no_grad():  # float16 ends at 65,504; the layer norm after it hides the scale
+            model[0].auto_model.encoder.layer[0].output.dense.weight.mul_(1e8)
+        return model
+
+    wanted = ("float16", "bfloat16")
+    assert _settle_precision(load(), wanted, load)[0] == "bfloat16"
+    precision, model = _settle_precision(load(), ("float16",), load)
+    assert precision == "float32"
+    assert next(model.parameters()).dtype == torch.float32
+    assert _settle_precision(load(), (), load)[0] == "float32"
+
+
 def test_equal_texts_reach_the_model_once():
     class Counting:
         seen = 0
@@ -128,6 +215,8 @@ def test_a_text_without_a_vector_is_named_by_row_and_never_quoted(static_folder)
     encoder = load_encoder(str(static_folder))
     with pytest.raises(DataError, match=r"E30 .* 2 texts \(0-based rows 1, 3\).*are zero"):
         encode_texts(encoder, ["rain", "", "sun", ""])
+    with pytest.raises(DataError, match=r"0-based rows 50, 70"):
+        encode_texts(encoder, ["rain", "", ""], numbers=np.array([10, 50, 70]))
 
 
 def test_vectors_that_are_not_finite_are_refused():
