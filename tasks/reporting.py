@@ -29,6 +29,7 @@ from compass_core.report.page import render_index, render_report
 from compass_core.report.text import (
     evaluation_table_markdown,
     gap_table_markdown,
+    health_table_markdown,
     source_table_markdown,
     verdict_markdown,
 )
@@ -176,12 +177,13 @@ def publish_language(outcome: Mapping[str, Any], recipe: Recipe) -> None:
     slug = report.language.lower().replace("_", "-")
     pages = {
         "gap": gap_table_markdown(report),
+        "health": health_table_markdown(report),
         "sources": source_table_markdown(report),
         "evaluation": evaluation_table_markdown(report),
         "verdict": verdict_markdown(report),
     }
     if report.status == "selected":
-        pages = {name: pages[name] for name in ("gap", "sources")}
+        pages = {name: pages[name] for name in ("gap", "health", "sources")}
     for name, markdown in pages.items():
         create_markdown_artifact(
             markdown, key=f"{name}-{slug}", description=f"{name.capitalize()}, {report.name}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from compass_core.report import charts, plots
 from compass_core.report.cluster_section import render_clusters, render_map, render_sources
 from compass_core.report.data import LanguageReport, RunReport
+from compass_core.report.health_text import health_rows
 from compass_core.report.markup import (
     Child,
     Html,
@@ -26,58 +27,6 @@ from compass_core.report.parts import (
     key,
     readable_name,
 )
-
-HEALTH_TEXT: dict[str, tuple[str, str]] = {
-    "n_clusters": ("Clusters", "How finely the semantic space is cut."),
-    "silhouette": (
-        "Silhouette",
-        "How well clusters are separated, −1 to 1. Text rarely gets above .2.",
-    ),
-    "nmi_language": (
-        "NMI with language",
-        "0: clusters ignore the language, as they should. Above .3: they follow it, "
-        "and a “semantic gap” would be a language gap.",
-    ),
-    "nmi_topic": (
-        "NMI with topic",
-        "1: clusters are the topics, 0: they have nothing to do with them.",
-    ),
-    "nmi_language_raw": ("The same, uncorrected for chance", "Many small clusters raise it."),
-    "median_mixing": (
-        "Language mix (median cluster)",
-        "1: a cluster is as multilingual as chance would make it, 0: one language only. "
-        "Below .5 be careful.",
-    ),
-    "usage_outside": (
-        "Usage far from every cluster",
-        "Share of what users ask that lies beyond the relevance radius of its cluster.",
-    ),
-    "retrieval_at_1": (
-        "Translations found",
-        "Share of texts whose nearest text in another language is their translation. The encoder "
-        "sees meaning when it is high.",
-    ),
-    "matched_minus_random": (
-        "Similarity of translations over that of strangers",
-        "Mean cosine of translations minus that of other pairs; 0 means the encoder is blind.",
-    ),
-    "n_candidates": ("Candidates per translation", "More make finding it harder."),
-    "n_pairs": ("Language pairs compared", "Those with the target language first."),
-    "n_languages": ("Languages in the pool", "Where the selection can come from."),
-    "n_examples": ("Pool examples", "What could be selected."),
-    "js_before": (
-        "Distance usage–coverage before",
-        "Jensen–Shannon divergence in bits, 0 (same topics) to 1 (no topic in common).",
-    ),
-    "js_after": (
-        "Distance usage–coverage after",
-        "The same with the selection added. It should be clearly smaller.",
-    ),
-    "js_random": ("The same with a random selection", "What the budget buys without looking."),
-    "n_usage": ("Usage examples", "Fewer examples make noisier shares."),
-    "n_coverage": ("Coverage examples", "Training data the language already has."),
-    "n_pool": ("Pool examples", "What could be selected."),
-}
 
 
 def render_language(report: RunReport, language: LanguageReport, *, is_open: bool) -> Html:
@@ -221,10 +170,7 @@ def _health(language: LanguageReport) -> Html:
     if not language.health and not language.health_warnings:
         return Html("")
     rows: list[list[Child]] = []
-    for name, value in language.health.items():
-        if not isinstance(value, (int, float)) and value is not None:
-            continue
-        title, meaning = HEALTH_TEXT.get(name, (readable_name(name), ""))
+    for title, value, meaning in health_rows(language.health):
         rows.append([user_text(title), tag("b", number(value)), meaning])
     parts: list[Child] = [tag("h3", "Are the clusters fit for it?")]
     if language.health_warnings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compass_core.report.data import LanguageReport, RunReport
+from compass_core.report.health_text import health_rows
 from compass_core.report.markup import clean, interval, number, percent, points
 from compass_core.report.parts import STATUS_TEXT, by_gap, readable_name, source_name
 from compass_core.report.plots import arm_label, arm_order
@@ -40,6 +41,17 @@ def gap_table_markdown(language: LanguageReport) -> str:
     ]
     header = ["Cluster", "Usage", "Coverage", "Gap", "Taken", "Available"]
     return _titled(language, "what users ask and the coverage lacks", header, rows)
+
+
+def health_table_markdown(language: LanguageReport) -> str:
+    """Return the figures that say whether the clusters can be trusted, and what looked wrong."""
+    rows = [
+        [markdown_text(title), number(value), markdown_text(meaning, 300)]
+        for title, value, meaning in health_rows(language.health)
+    ]
+    table = _titled(language, "can the clusters be trusted?", ["Figure", "Value", "Meaning"], rows)
+    warnings = [f"- ⚠ {markdown_text(text, 400)}" for text in language.health_warnings]
+    return "\n".join([table.rstrip(), "", *warnings]).rstrip() + "\n"
 
 
 def source_table_markdown(language: LanguageReport) -> str:

@@ -4,6 +4,7 @@ from compass_core.report.data import ArmResult, ClusterRow, LanguageReport, RunR
 from compass_core.report.text import (
     evaluation_table_markdown,
     gap_table_markdown,
+    health_table_markdown,
     source_table_markdown,
     summary_rows,
     verdict_markdown,
@@ -66,3 +67,15 @@ def test_summary_shows_the_interval_beside_the_estimate() -> None:
         run_id="r", project="p", languages=[language(arms=[ArmResult("compass", 0.5, 0.44, 0.561)])]
     )
     assert summary_rows(run)[1][1] == "50.0% [44–56]"
+
+
+def test_health_table_says_what_each_figure_means_and_what_looked_wrong(sample_run):
+    shown = language(
+        health={"retrieval_at_1": 0.725, "js_after": 0.0213, "mixing": [0.1, 0.9]},
+        health_warnings=["12 of 48 clusters hold mostly one language."],
+    )
+    text = health_table_markdown(shown)
+    assert "| Translations found | 0.72" in text
+    assert "Distance usage–coverage after" in text
+    assert "mixing" not in text
+    assert "⚠ 12 of 48 clusters" in text
