@@ -154,7 +154,7 @@ def adapt(language: str, recipe: Recipe, shared: Shared, *, promote: bool = True
     strategies = dict.fromkeys((*recipe.baselines, recipe.selection.strategy))
     for strategy in strategies:
         config = recipe.selection.model_copy(update={"strategy": strategy})
-        arms[strategy] = {"sample": select(line, recipe, config, shared.sources.ranker)}
+        arms[strategy] = {"sample": select(line, recipe, config, shared.sources)}
     if not dry_run:
         arms[ZERO_SHOT] = {"evaluate": score(line, recipe, shared, ZERO_SHOT, None)}
         for strategy in strategies:
@@ -287,9 +287,7 @@ def embed_role(line: Line, role: str, recipe: Recipe, shared: Shared) -> Artifac
     )
 
 
-def select(
-    line: Line, recipe: Recipe, config: SelectionConfig, ranker: ModelRef | None
-) -> ArtifactRef:
+def select(line: Line, recipe: Recipe, config: SelectionConfig, sources: Sources) -> ArtifactRef:
     """Spend the budget with one strategy."""
     return line.run(
         f"sample {config.strategy}",
@@ -297,9 +295,8 @@ def select(
         language=line.language,
         own=own_corpora(line),
         pool=line.artifacts["pool"],
-        space=line.artifacts["cluster"],
-        gap=line.artifacts["gap-score"],
-        ranker=ranker if config.strategy == "langrank" else None,
+        measured={"space": line.artifacts["cluster"], "gap": line.artifacts["gap-score"]},
+        behind=sources.strategies[config.strategy],
         config=config,
         seed=recipe.seed,
     )

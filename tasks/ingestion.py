@@ -17,7 +17,7 @@ from prefect.cache_policies import NO_CACHE
 
 from compass_core import starter
 from compass_core.adaptation.bases import base_fingerprint, check_base
-from compass_core.config import CorpusConfig, Recipe, StarterData
+from compass_core.config import CorpusConfig, Recipe, StarterData, StudyConfig
 from compass_core.embedding import encoder_fingerprint
 from compass_core.errors import DataError
 from compass_core.languages import language_name
@@ -33,6 +33,7 @@ from compass_core.reading import (
     write_corpus,
 )
 from compass_core.records import EXAMPLE_SCHEMA, ArtifactRef, examples_to_table
+from compass_core.selection.identity import strategy_identity
 from compass_core.selection.langrank import load_ranker
 from compass_core.starter.paths import langrank_path
 from compass_core.storage import (
@@ -80,14 +81,15 @@ class Sources:
         pool: The same of every shard of the pool.
         encoder: The multilingual encoder.
         base: The frozen language model.
-        ranker: The model of the strategy `langrank`, where that strategy takes part.
+        strategies: By strategy that takes part: the folder of its model, and what identifies the
+            packages and models behind it.
     """
 
     corpora: Mapping[str, ModelRef]
     pool: tuple[PoolSource, ...]
     encoder: ModelRef
     base: ModelRef
-    ranker: ModelRef | None = None
+    strategies: Mapping[str, ModelRef]
 
 
 @task(name="check-sources", cache_policy=NO_CACHE)
@@ -118,17 +120,28 @@ def check_sources(recipe: Recipe, base_folder: str) -> Sources:
             encoder_path, encoder_fingerprint(encoder_path, recipe.embedding.revision)
         ),
         base=ModelRef(base_path, base_fingerprint(base_path, recipe.base.revision)),
-        ranker=_ranker(recipe, folder),
+        strategies=_strategies(recipe, folder),
     )
 
 
-def _ranker(recipe: Recipe, base_folder: Path) -> ModelRef | None:
-    """Return the model of `langrank`, loaded once so that a wrong one is refused early."""
-    if "langrank" not in {recipe.selection.strategy, *recipe.baselines}:
-        return None
-    name = recipe.selection.langrank_model
-    path = langrank_path() if name == STARTER else base_folder / Path(name).expanduser()
-    return ModelRef(str(path), load_ranker(path).facts["model_sha256"])
+def _strategies(recipe: Recipe, base_folder: Path) -> dict[str, ModelRef]:
+    """Return what every strategy of a run or study depends on; a missing or wrong one is told now.
+
+    Raises:
+        ConfigError: a strategy needs an optional package that is not installed (E66).
+        ModelError: the model of `langrank` cannot be used.
+    """
+    others = recipe.strategies if isinstance(recipe, StudyConfig) else recipe.baselines
+    found = {}
+    for name in sorted({recipe.selection.strategy, *others}):
+        model = None
+        if name == "langrank":
+            given = recipe.selection.langrank_model
+            own = base_folder / Path(given).expanduser()
+            model = langrank_path() if given == STARTER else own
+            load_ranker(model)
+        found[name] = ModelRef(str(model or ""), strategy_identity(name, model))
+    return found
 
 
 def model_path(name: str, base_folder: Path, *, encoder: bool = False) -> str:

@@ -19,7 +19,7 @@ from compass_core.storage import read_table
 from tasks.compute import run_job
 from tasks.settings import open_store
 
-_NEED_THE_BUDGET = {"compass", "random", "proportional"}
+_NEED_THE_BUDGET = {"compass", "dsir", "nearest", "proportional", "random"}
 """Strategies that refuse a pool smaller than the budget; the others take what there is."""
 
 

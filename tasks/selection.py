@@ -18,7 +18,7 @@ from compass_core.selection.gap import GapTable
 from compass_core.selection.match import measure_match
 from compass_core.selection.problem import Selection, SelectionProblem
 from compass_core.selection.projection import project_2d
-from compass_core.selection.strategies import STRATEGIES
+from compass_core.selection.strategies import select_examples
 from compass_core.storage import (
     Draft,
     read_array,
@@ -97,29 +97,32 @@ def sample(
     language: str,
     own: dict[str, Corpus],
     pool: ArtifactRef,
-    space: ArtifactRef,
-    gap: ArtifactRef,
-    ranker: ModelRef | None,
+    measured: dict[str, ArtifactRef],
+    behind: ModelRef,
     config: SelectionConfig,
     seed: int,
 ) -> None:
     """Spend the budget: ``selected.parquet`` says what and why, ``clusters.parquet`` per cluster.
 
+    `measured` holds the artefacts ``space`` and ``gap``; `behind` is the strategy's model (its path
+    is empty where there is none) and identifies the packages it depends on.
+
     Raises:
         InsufficientPoolError: the pool cannot fill the budget.
     """
     whole = open_pool(pool)
-    problem = _problem(language, own, pool, space, gap, config)
-    if ranker is not None:
-        problem = replace(problem, langrank_model=Path(ranker.path))
+    problem = _problem(language, own, pool, measured["space"], measured["gap"], config)
+    if behind.path:
+        problem = replace(problem, langrank_model=Path(behind.path))
     rng = derive_rng(seed, "draw", language)
-    chosen = STRATEGIES[config.strategy](problem, config.budget, rng)
-    facts = read_json(open_store().folder(space) / "space.json")
+    chosen = select_examples(config.strategy, problem, config.budget, rng)
+    facts = read_json(open_store().folder(measured["space"]) / "space.json")
     selected = whole.take(chosen.indices)
     draft.rows = selected.num_rows
     draft.provenance |= {
         "language": language,
         "strategy": config.strategy,
+        "behind": behind.sha256,
         "budget": config.budget,
         "seed": seed,
         "config": config.model_dump(mode="json"),
@@ -130,7 +133,7 @@ def sample(
             problem.count_by_cluster(chosen.indices),
             problem.count_by_cluster(problem.candidates),
         ),
-        "exclusions": read_json(open_store().folder(gap) / "exclusions.json"),
+        "exclusions": read_json(open_store().folder(measured["gap"]) / "exclusions.json"),
     }
     write_table(draft.folder / "rows.parquet", selected)
     write_table(draft.folder / "selected.parquet", _selected(selected, problem, chosen))

@@ -56,6 +56,23 @@ def has_uriel() -> bool:
     return importlib.util.find_spec("urielplus") is not None
 
 
+def find_uriel() -> Path:
+    """Return the folder of the optional package.
+
+    Raises:
+        ConfigError: it is not installed (E66).
+    """
+    spec = importlib.util.find_spec("urielplus")
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(
+            "The distances between languages (selection.strategy=langsim) need the data of URIEL, "
+            "which is not installed: pip install 'compass-adapt[uriel]'. "
+            "`selection.strategy: similar` works without.",
+            code="E66",
+        )
+    return Path(spec.submodule_search_locations[0])
+
+
 def uriel_distances(target: str, languages: Iterable[str]) -> Distances:
     """Return the six distances from `target` to each of `languages`.
 
@@ -127,15 +144,7 @@ class _Table:
 @lru_cache(maxsize=1)
 def _tables() -> dict[str, _Table]:
     """Read the package's arrays; 15 MB are kept of some 250, for the life of the process."""
-    spec = importlib.util.find_spec("urielplus")
-    if spec is None or not spec.submodule_search_locations:
-        raise ConfigError(
-            "The distances between languages (selection.strategy=langsim) need the data of URIEL, "
-            "which is not installed: pip install 'compass-adapt[uriel]'. "
-            "`selection.strategy: similar` works without.",
-            code="E66",
-        )
-    folder = Path(spec.submodule_search_locations[0]) / "database" / "original_uriel"
+    folder = find_uriel() / "database" / "original_uriel"
     try:
         return {kind: _read(folder / name, kind) for kind, name in _FILES.items()}
     except (OSError, KeyError, ValueError) as error:
