@@ -105,7 +105,7 @@ def _tokenised_blocks(
 
 
 def _encode_block(encoder: Encoder, features: Features, batch_tokens: int) -> Vectors:
-    """Return the vectors of one block, as long as the model makes them."""
+    """Return the vectors of one block, cut at d (a model may be told to), not yet of unit norm."""
     import torch
 
     with torch.inference_mode():
@@ -114,7 +114,7 @@ def _encode_block(encoder: Encoder, features: Features, batch_tokens: int) -> Ve
             encoder.model(_to(batch, encoder.device))["sentence_embedding"] for batch in batches
         ]
         # One transfer per block: every transfer waits for all the work queued on a GPU.
-        found = torch.cat(made).float().cpu().numpy()
+        found = torch.cat(made).float().cpu().numpy()[:, : encoder.dimension]
     if order is None:
         return found
     vectors = np.empty_like(found)

@@ -86,6 +86,15 @@ def _make_parts(spec: dict[str, Any], execution: ExecutionConfig, language: str)
             Path(spec["stop"]).touch()
             raise
 
+    if n_workers == 1:
+        work(0)
+        return
     with ThreadPoolExecutor(n_workers, thread_name_prefix="embed") as threads:
-        for done in [threads.submit(work, worker) for worker in range(n_workers)]:
-            done.result()
+        futures = [threads.submit(work, worker) for worker in range(n_workers)]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            # Leaving the block waits for the others, so they must hear of an interrupt first.
+            Path(spec["stop"]).touch()
+            raise

@@ -146,6 +146,16 @@ def test_own_default_prompt_of_the_model_serves_where_no_prefix_is_given(bert_fo
     assert encode_texts(encoder, TEXTS, prefix="sun ") != pytest.approx(theirs, abs=1e-3)
 
 
+def test_model_that_truncates_its_vectors_truncates_them_here(bert_folder, tmp_path):
+    folder = copy_tree(bert_folder, tmp_path)
+    path = folder / "config_sentence_transformers.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"truncate_dim": 8}))
+    theirs = SentenceTransformer(str(folder), device="cpu").encode(TEXTS, normalize_embeddings=True)
+    vectors = encode_texts(load_encoder(str(folder), device="cpu"), TEXTS)
+    assert vectors.shape == (6, 8)
+    assert vectors == pytest.approx(theirs, abs=1e-5)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_stays_near_float32(dtype, bert_folder):
     exact = load_encoder(str(bert_folder), device="cpu", dtype="float32")
