@@ -33,6 +33,9 @@ MAX_BATCH_CHARS: Final = 16 * 2**20
 MAX_LANGUAGES_SHOWN: Final = 8
 """Other languages that a note lists."""
 
+MAX_UNKNOWN_LANGUAGES: Final = 200
+"""A column with more different values that are no language is no column of languages."""
+
 _MAX_COUNTED: Final = 1_000
 """Different values of a column that are counted for a message."""
 
@@ -247,10 +250,14 @@ class CorpusReader:
                 return self._codes[value]
             except LanguageError as error:
                 advice = f"{error.message}; correct it, or list it under `exclude_languages`"
-                if len(self._refused) < _MAX_COUNTED:
-                    self._refused[value] = advice
-                self._unknown_language(value, place, advice)
-                return None
+                self._refused[value] = advice
+        if len(self._refused) > MAX_UNKNOWN_LANGUAGES:
+            raise DataError(
+                f"not a column of languages: {self.source.name} {self.found.language} holds "
+                f"{len(self._refused)} unknown values up to line {place.rpartition(':')[2]}, the "
+                f"last {show(value)} - name another as `columns.language`, or set `language`",
+                code="E43",
+            )
         self._unknown_language(value, place, self._refused[value])
         return None
 

@@ -247,14 +247,14 @@ def test_a_duplicate_id_far_away_is_found_with_both_places(tmp_path):
         )  # fmt: skip
 
 
-def test_unknown_languages_are_counted_and_few_of_them_kept(tmp_path):
-    records = [{**row, "language": f"xx-{i}"} for i, row in enumerate(rows("a", 3_000))]
-    write(tmp_path / "x.jsonl", [*records, *rows("a", 3)])
-    config = CorpusConfig(path="x.jsonl", bad_rows="skip")
-    reader = CorpusReader(config, None, "pool", tmp_path, "")
-    assert sum(table.num_rows for table in reader.tables()) == 3
-    assert "3000 rows skipped (E43 × 3000)" in reader.notes[0]
-    assert len(reader.unknown) <= 1_000
+def test_a_column_of_other_things_than_languages_is_refused_early(tmp_path):
+    records = [{**row, "language": f"xx-{i}"} for i, row in enumerate(rows("a", 300))]
+    write(tmp_path / "x.jsonl", [*rows("a", 3), *records])
+    for options in ({}, {"bad_rows": "skip"}):
+        with pytest.raises(DataError, match=r"E43 not a column of languages.*201 .* line 204,"):
+            read(CorpusConfig(path="x.jsonl", **options), tmp_path)
+    write(tmp_path / "x.jsonl", [*records[:50], *rows("a", 3)])
+    assert read(CorpusConfig(path="x.jsonl", bad_rows="skip"), tmp_path).num_rows == 3
 
 
 @pytest.mark.slow
