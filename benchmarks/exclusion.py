@@ -18,6 +18,7 @@ import os
 import re
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -62,7 +63,6 @@ def sketch(texts: Sequence[str], prefix: str) -> Sketch:
     )
 
 
-# ------------------------------------------------------------------------------------ edits
 def plain(text: str) -> str:
     """Return `text` in capitals, without punctuation, with doubled spaces."""
     kept = (
@@ -93,7 +93,6 @@ EDITS: dict[str, Edit] = {
 }
 
 
-# --------------------------------------------------------------------------- the usual ways
 def by_equal_text(pool: Sequence[str], test: Sequence[str]) -> list[bool]:
     """Tell rows with the normalised text of a test item."""
     known = {normalise(text) for text in test}
@@ -127,7 +126,6 @@ def by_compass(pool: Sequence[str], test: Sequence[str]) -> list[bool]:
 METHODS = {"equal": by_equal_text, "13 words": by_word_ngrams, "COMPASS": by_compass}
 
 
-# ------------------------------------------------------------------------------- the tables
 def show_recall(languages: Sequence[str]) -> None:
     """Print the share of planted copies found and of other rows removed."""
     print("Planted copies of test items found, and other rows removed, per method")
@@ -213,7 +211,6 @@ def show_templates() -> None:
         print(f"  {label:10s} removes {np.mean(hit):.3f} of {len(pool)} rows")
 
 
-# -------------------------------------------------------------------------------------- speed
 def made_up_rows(n_rows: int, rng: np.random.Generator) -> list[str]:
     """Return texts of about 200 characters over a skewed vocabulary."""
     lengths = rng.integers(2, 10, 20_000)
@@ -286,8 +283,6 @@ def anonymous_mib() -> float:
 
 def show_scale(n_rows: int) -> None:
     """Print time and anonymous memory on many rows, 30 % of them copies or near-copies."""
-    import threading
-
     peak = [0.0]
 
     def watch() -> None:
@@ -300,7 +295,8 @@ def show_scale(n_rows: int) -> None:
         folder = Path(place)
         test = write_rows(folder / "rows.parquet", n_rows, rng)
         threading.Thread(target=watch, daemon=True).start()
-        print(f"\n{n_rows} rows, {(folder / 'rows.parquet').stat().st_size / 2**20:.0f} MiB")
+        size = (folder / "rows.parquet").stat().st_size / 2**20
+        print(f"\n{n_rows} rows, {size:.0f} MiB; {anonymous_mib():.0f} MiB anonymous before")
         for label, step in (
             ("write_sketch", lambda: write_sketch(folder / "rows.parquet", folder / "sketch")),
             ("exclude_rows", lambda: exclude_rows([read_sketch(folder / "sketch")], test=test)),

@@ -8,7 +8,7 @@ rows needs neither its texts nor all pairs.  What characters cannot tell is a tr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,12 @@ from numpy.typing import NDArray
 from compass_core.errors import DataError
 from compass_core.selection.near_duplicates import Side, shared_runs, similar_to, similar_within
 from compass_core.selection.sketches import Sketch
-from compass_core.selection.stack import Pairs, Rows, Stack
+from compass_core.selection.stack import (
+    Pairs,
+    Rows,
+    Stack,
+    boilerplate_shares,
+)
 
 REMOVED_SCHEMA = pa.schema(
     [
@@ -73,7 +78,9 @@ def exclude_rows(
        id, so that no language is favoured and the order of the pool does not matter;
     7. it resembles, as in 4, a row of the pool with a smaller key.
 
-    Texts below 40 letters, or as much in another script, are compared by 1, 2 and 6 alone.
+    Texts below 40 letters, or as much in another script, are compared by 1, 2 and 6 alone.  What
+    many test items or very many rows of the pool have in common is a template and no evidence in
+    3, 4 and 7 (`compass_core.selection.stack`).
 
     Args:
         pool: sketches of the pool's shards; rows are numbered through them.
@@ -99,7 +106,12 @@ def exclude_rows(
     _exclude_labels(found, "source", sources, exclude_sources)
     found.apply("duplicate in pool", partial(_copies_within, found.stack))
     if near_duplicates > 0:
-        alike = partial(similar_within, found.stack, threshold=near_duplicates)
+        alike = partial(
+            similar_within,
+            found.stack,
+            threshold=near_duplicates,
+            boilerplate=found.boilerplate,
+        )
         found.apply("near-duplicate in pool", alike)
     return found.result()
 
@@ -152,6 +164,11 @@ class _Removal:
         ]
         self._removed.append(pa.table(columns, schema=REMOVED_SCHEMA))
 
+    @cached_property
+    def boilerplate(self) -> NDArray[np.float64]:
+        """How much of each row is boilerplate, among those allowed when first asked."""
+        return boilerplate_shares(self.stack, np.flatnonzero(self.allowed))
+
     def result(self) -> Exclusions:
         return Exclusions(self.allowed, self.reasons, pa.concat_tables(self._removed))
 
@@ -183,7 +200,12 @@ def _exclude_references(
     for role, other, side in compared:
         if other is not None and near_duplicates > 0:
             alike = partial(
-                similar_to, stack, reference=other, side=side, threshold=near_duplicates
+                similar_to,
+                stack,
+                reference=other,
+                side=side,
+                threshold=near_duplicates,
+                boilerplate=found.boilerplate,
             )
             found.apply(f"near-duplicate of {role}", alike, other)
 

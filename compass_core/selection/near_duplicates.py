@@ -7,7 +7,7 @@ texts of one template are alike because of it, so where part of a text is boiler
 
 from __future__ import annotations
 
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from compass_core.selection.stack import (
     ReferenceRuns,
     Rows,
     Stack,
-    boilerplate_shares,
+    distinct_pairs,
     distinct_rows,
     pool_limit,
     reference_limit,
@@ -32,7 +32,9 @@ _FILTER_BITS: Final = 22
 _LEADERS_PER_BUCKET: Final = 4
 
 
-def similar_within(stack: Stack, rows: Rows, threshold: float) -> Pairs:
+def similar_within(
+    stack: Stack, rows: Rows, threshold: float, boilerplate: NDArray[np.float64]
+) -> Pairs:
     """Return the `rows` that resemble one of smaller key, and that one.
 
     Bands are looked at one after another.  In each bucket the row of the smallest key removes those
@@ -44,9 +46,9 @@ def similar_within(stack: Stack, rows: Rows, threshold: float) -> Pairs:
         stack: the corpus `rows` belong to.
         rows: (M,) row numbers to look at.
         threshold: smallest Jaccard similarity, in (0, 1].
+        boilerplate: (N,) `boilerplate_shares` of the stack.
     """
     limit = pool_limit(len(rows))
-    boilerplate = boilerplate_shares(stack, rows)
     rows = rows[np.lexsort((stack.column("pair_keys")[rows], stack.column("keys")[rows]))]
     leader_of = np.full(len(rows), -1, dtype=np.int64)
     for band in range(N_BANDS):
@@ -72,7 +74,14 @@ def similar_within(stack: Stack, rows: Rows, threshold: float) -> Pairs:
     return rows[found], rows[leader_of[found]]
 
 
-def similar_to(stack: Stack, rows: Rows, reference: Sketch, side: Side, threshold: float) -> Pairs:
+def similar_to(
+    stack: Stack,
+    rows: Rows,
+    reference: Sketch,
+    side: Side,
+    threshold: float,
+    boilerplate: NDArray[np.float64],
+) -> Pairs:
     """Return the `rows` that resemble a row of `reference`, and that one.
 
     Args:
@@ -81,27 +90,30 @@ def similar_to(stack: Stack, rows: Rows, reference: Sketch, side: Side, threshol
         reference: test, usage or coverage.
         side: compare ``prompt`` with prompt or ``whole`` row with whole row.
         threshold: smallest Jaccard similarity, in (0, 1].
+        boilerplate: (N,) `boilerplate_shares` of the stack.
     """
     other = Stack([reference])
     keys = reference.prompt_keys if side == "prompt" else reference.pair_keys
     known = distinct_rows(reference, keys)
-    boilerplate = ReferenceRuns(reference).boilerplate()
+    theirs_common = ReferenceRuns(reference).boilerplate()
     limit = reference_limit(len(known))
     match = np.full(len(rows), -1, dtype=np.int64)
     for band in range(N_BANDS):
-        open_rows = np.flatnonzero(match < 0)
-        values = stack.column(f"{side}_bands", band)[rows[open_rows]]
         buckets = other.column(f"{side}_bands", band)[known]
         order = np.argsort(buckets, kind="stable")
+        open_rows = np.flatnonzero(match < 0)
+        values = stack.column(f"{side}_bands", band)[rows[open_rows]]
+        near = np.flatnonzero(_maybe_in(values, buckets) & (values > 0))
+        open_rows, values = open_rows[near], values[near]
         firsts = np.searchsorted(buckets[order], values)
         counts = np.searchsorted(buckets[order], values, side="right") - firsts
-        counts[(values == 0) | (counts > limit)] = 0
+        counts[counts > limit] = 0
         for place in range(int(counts.max(initial=0))):
             tried = np.flatnonzero((counts > place) & (match[open_rows] < 0))
             mine, theirs = rows[open_rows[tried]], known[order[firsts[tried] + place]]
-            alike = _resemble(
-                _Sides(stack, mine, other, theirs), side, _needed(threshold, boilerplate[theirs])
-            )
+            common = np.maximum(boilerplate[mine], theirs_common[theirs])
+            pairs = _Sides(stack, mine, other, theirs)
+            alike = _resemble(pairs, side, _needed(threshold, common))
             match[open_rows[tried[alike]]] = theirs[alike]
     found = np.flatnonzero(match >= 0)
     return rows[found], match[found]
@@ -111,12 +123,16 @@ def shared_runs(stack: Stack, rows: Rows, reference: Sketch) -> Pairs:
     """Return the `rows` that share a long run of characters with a row of `reference`.
 
     Runs that more than `reference_limit` of its rows hold do not count, nor those that more than
-    1 % of `rows` do (at least 50).  The row given is the one of smallest key that holds the run.
+    1 % of the different `rows` do (at least 50).  The row given is the one of smallest key that
+    holds the run.
     """
     known = ReferenceRuns(reference)
     telling = known.telling(known.common)
     holders, runs = _find_runs(stack, rows, known.hashes, telling)
-    frequent = np.bincount(runs, minlength=len(telling)) > max(50, len(rows) // 100)
+    different = np.zeros(stack.n_rows, dtype=np.bool_)
+    different[distinct_pairs(stack, rows)] = True
+    often = np.bincount(runs[different[holders]], minlength=len(telling))
+    frequent = often > max(50, int(different.sum()) // 100)
     counts = known.telling(known.common | frequent)[runs]
     hit, first = np.unique(holders[counts], return_index=True)
     return hit, known.owners[runs[counts][first]]
@@ -129,12 +145,8 @@ def _find_runs(
     found, runs = [rows[:0]], [rows[:0]]
     wanted = np.zeros(stack.n_rows, dtype=np.bool_)
     wanted[rows] = True
-    # Most n-grams are told apart by a table of bits, without a search.
-    shift = np.uint64(64 - _FILTER_BITS)
-    seen = np.zeros(1 << _FILTER_BITS, dtype=np.bool_)
-    seen[hashes[telling] >> shift] = True
     for start, lengths, block in stack.fingerprints():
-        places = np.flatnonzero(seen[block >> shift])
+        places = np.flatnonzero(_maybe_in(block, hashes))
         index = np.minimum(np.searchsorted(hashes, block[places]), len(hashes) - 1)
         same = (hashes[index] == block[places]) & telling[index]
         holders = start + np.searchsorted(np.cumsum(lengths), places[same], side="right")
@@ -177,6 +189,15 @@ def _resemble(pairs: _Sides, side: Side, needed: NDArray[np.float64]) -> NDArray
         theirs = pairs.other.take(name, pairs.others[part])
         alike[part] = np.count_nonzero(mine == theirs, axis=1) >= needed[part]
     return alike
+
+
+def _maybe_in(values: NDArray[Any], among: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell which hashes may be `among` others, by a table of their first bits: most are not."""
+    shift = among.dtype.type(8 * among.dtype.itemsize - _FILTER_BITS)
+    seen = np.zeros(1 << _FILTER_BITS, dtype=np.bool_)
+    seen[among >> shift] = True
+    maybe: NDArray[np.bool_] = seen[values >> shift]
+    return maybe
 
 
 def _run_lengths(values: NDArray[np.uint32]) -> Rows:

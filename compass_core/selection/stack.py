@@ -97,6 +97,15 @@ def reference_limit(n_rows: int) -> int:
     return min(max(10, n_rows // 50), 50)
 
 
+def distinct_pairs(stack: Stack, rows: Rows) -> Rows:
+    """Return of `rows` the one of smallest key for each different prompt and response."""
+    pairs, keys = stack.column("pair_keys")[rows], stack.column("keys")[rows]
+    order = np.lexsort((keys, pairs))
+    fresh = np.ones(len(rows), dtype=np.bool_)
+    fresh[1:] = pairs[order][1:] != pairs[order][:-1]
+    return rows[order[fresh]]
+
+
 def distinct_rows(sketch: Sketch, keys: NDArray[np.uint64]) -> Rows:
     """Return the row of smallest key for each different value of `keys`, in that order."""
     order = np.lexsort((np.asarray(sketch.pair_keys), np.asarray(sketch.keys)))
@@ -144,19 +153,21 @@ class ReferenceRuns:
 
 
 def boilerplate_shares(stack: Stack, rows: Rows) -> NDArray[np.float64]:
-    """Return (N,) share of each row's long n-grams that more than `pool_limit` `rows` hold.
+    """Return (N,) share of each row's text that more than `pool_limit` different `rows` hold.
 
-    Counts are kept by 22 bits of the hash, so they may be too high by what falls together by
-    chance (some tens in a pool of a million, against a limit of a thousand).
+    Copies of one text count once, or they would pass for a template.  Counts are kept by 22 bits of
+    the hash, so they may be too high by what falls together by chance (some tens in a pool of a
+    million, against a limit of a thousand).
     """
     wanted = np.zeros(stack.n_rows, dtype=np.bool_)
-    wanted[rows] = True
+    different = distinct_pairs(stack, rows)
+    wanted[different] = True
     counts = np.zeros(1 << _COUNTER_BITS, dtype=np.uint32)
     shift = np.uint64(64 - _COUNTER_BITS)
     for start, lengths, hashes in stack.fingerprints():
         counted = np.repeat(wanted[start : start + len(lengths)], lengths)
         np.add.at(counts, hashes[counted] >> shift, 1)
-    common = counts > pool_limit(len(rows))
+    common = counts > pool_limit(len(different))
     shares = np.zeros(stack.n_rows)
     for start, lengths, hashes in stack.fingerprints():
         shares[start : start + len(lengths)] = _shares(common[hashes >> shift], lengths)

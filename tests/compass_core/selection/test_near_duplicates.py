@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from compass_core.records import Example, examples_to_table
-from compass_core.selection.near_duplicates import shared_runs, similar_to, similar_within
+from compass_core.selection import near_duplicates
+from compass_core.selection.near_duplicates import shared_runs
 from compass_core.selection.ngrams import SHINGLE_WEIGHT
 from compass_core.selection.sketches import sketch_rows
 from compass_core.selection.stack import ReferenceRuns, Stack, boilerplate_shares
@@ -32,6 +33,16 @@ def sketch(texts, prefix="r"):
 def shingles(text):
     letters, n = text.replace(" ", ""), SHINGLE_WEIGHT // 10
     return {letters[i : i + n] for i in range(len(letters) - n + 1)}
+
+
+def similar_within(stack, rows, threshold):
+    shares = boilerplate_shares(stack, rows)
+    return near_duplicates.similar_within(stack, rows, threshold, shares)
+
+
+def similar_to(stack, rows, reference, side, threshold):
+    shares = boilerplate_shares(stack, rows)
+    return near_duplicates.similar_to(stack, rows, reference, side, threshold, shares)
 
 
 def jaccard(one, other):
@@ -170,9 +181,21 @@ def test_items_of_one_template_do_not_remove_the_pool_that_shares_it():
 def test_a_template_of_the_pool_that_one_item_uses_removes_nothing():
     rng = np.random.default_rng(7)
     frame = words(rng, 60) + " {}"
-    test = sketch([frame.format(words(rng, 20)), words(rng, 30)])
-    stack = Stack([sketch([frame.format(words(rng, 20)) for _ in range(300)])])
+    test = sketch([frame.format(words(rng, 8)), words(rng, 30)])
+    stack = Stack([sketch([frame.format(words(rng, 8)) for _ in range(300)])])
     assert len(shared_runs(stack, everything(stack), test)[0]) == 0
+    assert len(similar_to(stack, everything(stack), test, "prompt", 0.8)[0]) == 0
+
+
+def test_many_copies_of_one_leaked_item_are_no_template():
+    rng = np.random.default_rng(11)
+    items = [words(rng, 30) for _ in range(5)]
+    leaked = [f"so {items[0]} then", edited(rng, items[1], 3)]
+    stack = Stack([sketch([*leaked * 200, *(words(rng, 30) for _ in range(100))])])
+    rows, theirs = shared_runs(stack, everything(stack), sketch(items))
+    assert set(rows[theirs == 0].tolist()) == set(range(0, 400, 2))
+    rows, theirs = similar_to(stack, everything(stack), sketch(items), "prompt", 0.8)
+    assert set(rows[theirs == 1].tolist()) == set(range(1, 400, 2))
 
 
 def test_a_run_inside_longer_text_is_found_in_any_shard_and_names_its_item():
