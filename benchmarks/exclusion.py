@@ -31,13 +31,14 @@ import pyarrow.parquet as pq
 
 from compass_core.records import EXAMPLE_SCHEMA, Example, examples_to_table
 from compass_core.selection.exclusion import exclude_rows
+from compass_core.selection.ngrams import LETTER, fold, weight_of
 from compass_core.selection.sketches import Sketch, read_sketch, sketch_rows, write_sketch
 from compass_core.selection.words import normalise
 from compass_core.starter.corpus import DEMO_LANGUAGES, build_language, build_pool
 
 DATA = Path(os.environ.get("COMPASS_TEST_DATA", "../shared/data"))
 FILES = ("sib200", "tico19", "xquad", "exams", "mgsm")
-LANGUAGES = ("en", "sw", "vi", "ru", "ar", "hi", "zh", "ja", "ko")
+LANGUAGES = ("en", "sw", "vi", "tr", "ru", "ar", "hi", "zh", "ja", "ko")
 N_TESTED = 200
 WORD = re.compile(r"\S+")
 
@@ -85,12 +86,18 @@ def one_word(text: str, word: str) -> str:
 Edit = Callable[[str, str, str, str], str]
 EDITS: dict[str, Edit] = {
     "copy": lambda t, a, b, w: t,
-    "case, spaces, punctuation": lambda t, a, b, w: plain(t),
-    "one word changed": lambda t, a, b, w: one_word(t, w),
-    "inside longer text": lambda t, a, b, w: f"{a} {t} {b}",
-    "inside, one word changed": lambda t, a, b, w: f"{a} {one_word(t, w)} {b}",
-    "first half, inside": lambda t, a, b, w: f"{a} {t[: len(t) // 2]} {b}",
+    "plain": lambda t, a, b, w: plain(t),
+    "1 word": lambda t, a, b, w: one_word(t, w),
+    "inside": lambda t, a, b, w: f"{a} {t} {b}",
+    "in 1 w": lambda t, a, b, w: f"{a} {one_word(t, w)} {b}",
+    "half": lambda t, a, b, w: f"{a} {t[: len(t) // 2]} {b}",
 }
+LEGEND = """
+copy: as it is; plain: capitals, no punctuation, doubled spaces; 1 word: its middle word (unspaced:
+2 characters) replaced; inside: between two other texts; in 1 w: inside with one word replaced;
+half: its first half inside.  long: share of items of 50 letters or as much in their script.
+other: share of the unrelated rows of the same file that are removed (some do repeat an item).
+"""
 
 
 def by_equal_text(pool: Sequence[str], test: Sequence[str]) -> list[bool]:
@@ -128,8 +135,8 @@ METHODS = {"equal": by_equal_text, "13 words": by_word_ngrams, "COMPASS": by_com
 
 def show_recall(languages: Sequence[str]) -> None:
     """Print the share of planted copies found and of other rows removed."""
-    print("Planted copies of test items found, and other rows removed, per method")
-    head = " ".join(f"{name:>10s}" for name in METHODS)
+    print("Planted copies of 200 test items found, and other rows removed", LEGEND)
+    print(f"{'':30s}" + " ".join(f"{name:>6s}" for name in ("long", "other", *EDITS)))
     for language in languages:
         for name in FILES:
             texts = read_texts(name, language)
@@ -138,20 +145,20 @@ def show_recall(languages: Sequence[str]) -> None:
             rng = np.random.default_rng(0)
             texts = [texts[i] for i in rng.permutation(len(texts))]
             test, others = texts[:N_TESTED], texts[N_TESTED:]
-            letters = float(np.mean([len(t) for t in test]))
-            print(f"{language} {name} ({letters:.0f} characters, {len(others)} other rows)")
-            print(f"  {'':26s} {head}")
-            found = {m: [by(others, test)] for m, by in METHODS.items()}
+            long = np.mean(weight_of(fold([normalise(t) for t in test])) >= 50 * LETTER)
+            pools = [others]
             for edit in EDITS.values():
-                pool = [
-                    edit(t, *(others[j] for j in rng.integers(0, len(others), 2)), "zqxv")
-                    for t in test
-                ]
-                for method, by in METHODS.items():
-                    found[method].append(by(pool, test))
-            for place, label in enumerate(("other rows removed", *EDITS)):
-                shares = " ".join(f"{np.mean(found[m][place]):10.3f}" for m in METHODS)
-                print(f"  {label:26s} {shares}")
+                around = rng.integers(0, len(others), (len(test), 2))
+                pools.append(
+                    [
+                        edit(t, others[a], others[b], "zqxv")
+                        for t, (a, b) in zip(test, around, strict=True)
+                    ]
+                )
+            for method, find in METHODS.items():
+                shares = (np.mean(find(pool, test)) for pool in pools)
+                row = " ".join(f"{share:6.3f}" for share in (long, *shares))
+                print(f"{language:3s} {name:8s} {len(others):6d}  {method:9s} {row}", flush=True)
 
 
 def shingles(text: str) -> set[str]:

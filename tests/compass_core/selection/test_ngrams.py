@@ -9,6 +9,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from compass_core.selection import ngrams
 from compass_core.selection.ngrams import (
@@ -93,6 +95,17 @@ def test_signature_agrees_with_the_minimum_over_each_text_taken_alone():
         hashes = (text_hashes(fold(grams)) >> np.uint64(32)).astype(np.uint32)
         expected = [(hashes * f).min(initial=0xFFFFFFFF) for f in ngrams._factors()]
         assert together[:, column].tolist() == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(max_size=80), min_size=1, max_size=6), st.integers(0, 5))
+def test_what_is_known_of_a_text_does_not_depend_on_its_neighbours(texts, place):
+    place %= len(texts)
+    together, alone = folded(*texts), folded(texts[place])
+    assert weight_of(together)[place] == weight_of(alone)[0]
+    assert text_hashes(together)[place] == text_hashes(alone)[0]
+    assert np.array_equal(signatures(together)[:, place], signatures(alone)[:, 0])
+    assert sets(*fingerprints(together))[place] == sets(*fingerprints(alone))[0]
 
 
 def pieces(text, weight):
