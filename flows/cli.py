@@ -118,6 +118,24 @@ def fit_encoder(
     fit_encoder_from(parallel, output, text=text, split=split, dimension=dimension, seed=seed)
 
 
+@app.command("measure-gains")
+def measure_gains(
+    config: ConfigArgument,
+    output: Annotated[Path, typer.Option("--out", "-o", help="CSV file to write.")],
+    sources: Annotated[
+        str, typer.Option(help="Languages of the pool, separated by commas; default: all.")
+    ] = "",
+    rows: Annotated[int, typer.Option(min=1, help="Rows trained on of each source.")] = 300,
+) -> None:
+    """Train on each source language alone and score every target: what `fit-langrank` learns from.
+
+    One short training per source, one scoring per source and target. An interrupted one goes on.
+    """
+    from flows.inspecting import measure_gains_of
+
+    measure_gains_of(config, output, sources=sources, n_rows=rows)
+
+
 @app.command("fit-langrank")
 def fit_langrank(
     gains: Annotated[Path, typer.Argument(help="CSV with the columns target, source, gain.")],

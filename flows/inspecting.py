@@ -222,6 +222,19 @@ def fit_encoder_from(
     )
 
 
+def measure_gains_of(config: Path, output: Path, *, sources: str, n_rows: int) -> None:
+    """Measure gains between the languages of a configuration and say what to do with them."""
+    from tasks.rankers import measure_from_config
+
+    wanted = [name.strip() for name in sources.split(",") if name.strip()]
+    count = measure_from_config(config, output, sources=wanted, n_rows=n_rows)
+    OUT.print(
+        f"{count} gains: {output}. Next: compass fit-langrank {output} --config {config} "
+        "--out ranker",
+        markup=False,
+    )
+
+
 def fit_langrank_from(gains: Path, config: Path, output: Path, *, seed: int) -> None:
     """Train a ranker of source languages and say how well it ranks languages it did not see."""
     from tasks.rankers import fit_from_gains

@@ -18,10 +18,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from compass_core.langrank_fitting import fit_langrank, read_gains
-from compass_core.selection.langrank import GAINS_NAME
 from compass_core.starter.base_model import train_base
 from compass_core.starter.encoder import measure_encoder, train_encoder
-from compass_core.starter.langrank_gains import measure_gains, starter_texts
+from compass_core.starter.langrank_gains import measure_starter_gains, starter_texts
 from compass_core.starter.paths import WEIGHTS, base_path, encoder_path, langrank_path
 
 
@@ -48,8 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _build_langrank(folder: Path) -> None:
-    measure_gains(folder / GAINS_NAME)
-    gains = read_gains(folder / GAINS_NAME)
+    measured = folder.with_name(f"{folder.name}-gains.csv")
+    measure_starter_gains(measured)
+    gains = read_gains(measured)
     own, pool = starter_texts(set(gains.targets.tolist()), set(gains.sources.tolist()))
     facts = fit_langrank(gains, own, pool, folder, trained_on="the starter corpus")
     for name, value in facts["ndcg_at_3"].items():

@@ -6,9 +6,11 @@ import json
 
 import pytest
 
+from compass_core import langrank_gains
 from compass_core.errors import ConfigError, DataError
+from compass_core.langrank_fitting import read_gains
 from compass_core.selection.langrank import load_ranker
-from tasks.rankers import fit_from_gains, sample_by_language
+from tasks.rankers import fit_from_gains, measure_from_config, sample_by_language
 
 pytest.importorskip("lightgbm", reason="the optional package lightgbm is not installed")
 
@@ -78,6 +80,69 @@ def test_a_source_that_the_pool_lacks_is_named_before_anything_is_written(folder
 def test_a_configuration_that_does_not_exist_is_refused(folder):
     with pytest.raises(ConfigError):
         fit_from_gains(folder / "gains.csv", folder / "no.yaml", folder / "ranker", seed=0)
+
+
+@pytest.fixture
+def trainable(folder):
+    """The same with test items of two targets and a training of two steps."""
+    items = [
+        {
+            "id": f"t-{name}-{i}",
+            "language": name,
+            "prompt": f"item {name} {i}",
+            "choices": ["answer1", "answer2"],
+            "answer": i % 2,
+        }
+        for name in ("sw", "uk")
+        for i in range(12)
+    ]
+    write_rows(folder / "test.jsonl", items)
+    with (folder / "pool.jsonl").open("a") as pool:
+        leak = {"id": "leak", "language": "yo", "prompt": "Item SW 3!", "response": "answer2"}
+        pool.write(json.dumps(leak) + "\n")
+    text = (folder / "compass.yaml").read_text().replace("[sw]", "[sw, uk]")
+    steps = "training: {min_steps: 2, max_steps: 2, batch_size: 4, lora_rank: 2}\n"
+    (folder / "compass.yaml").write_text(text + steps)
+    return folder
+
+
+def test_gains_are_measured_source_by_source_and_an_interrupted_measurement_goes_on(
+    trainable, monkeypatch
+):
+    config, out = trainable / "compass.yaml", trainable / "measured.csv"
+    assert measure_from_config(config, out, sources=["zu", "de", "ru"], n_rows=8) == 6
+    whole = out.read_text()
+    lines = whole.splitlines()
+    assert lines[0] == "target,source,gain"
+    assert [line.rsplit(",", 1)[0] for line in lines[1:3]] == [
+        "swh_Latn,deu_Latn",
+        "swh_Latn,rus_Cyrl",
+    ]
+    assert all(-1 <= float(line.split(",")[2]) <= 1 for line in lines[1:])
+    out.write_text("\n".join(line for line in lines if "rus_Cyrl" not in line) + "\n")
+    trained = []
+    original = langrank_gains.train_job
+    monkeypatch.setattr(
+        langrank_gains, "train_job", lambda spec: trained.append(spec) or original(spec)
+    )
+    assert measure_from_config(config, out, sources=["zu", "de", "ru"], n_rows=8) == 6
+    assert len(trained) == 1
+    assert out.read_text() == whole
+    assert read_gains(out).values.shape == (6,)
+
+
+def test_gains_of_other_settings_are_not_mixed(trainable):
+    config, out = trainable / "compass.yaml", trainable / "measured.csv"
+    out.write_text("target,source,gain\nswh_Latn,zul_Latn,0.1\n")
+    with pytest.raises(DataError, match=r"^E44 .*other data or settings"):
+        measure_from_config(config, out, sources=["zu"], n_rows=8)
+
+
+def test_a_source_of_test_items_alone_has_no_rows_to_train_on(trainable):
+    with pytest.raises(DataError, match=r"^E51 No rows of yor_Latn"):
+        measure_from_config(
+            trainable / "compass.yaml", trainable / "m.csv", sources=["yo"], n_rows=8
+        )
 
 
 def test_texts_are_sampled_by_key_whatever_the_batches():

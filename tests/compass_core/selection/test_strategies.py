@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from compass_core.config import STRATEGIES as CONFIG_NAMES
@@ -303,6 +305,22 @@ def test_proportional_ignores_coverage():
     problem = make_problem()
     taken = STRATEGIES["proportional"](problem, BUDGET, np.random.default_rng(0)).allocation
     assert np.abs(taken - BUDGET * problem.gap.usage_share).max() < 1
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 1_000), st.integers(30, 200), st.integers(1, 25), st.data())
+def test_every_strategy_keeps_its_promises_on_any_pool(seed, n, budget, data):
+    name = data.draw(st.sampled_from([n for n in STRATEGIES if n not in ("langsim", "langrank")]))
+    problem = make_problem(seed, n=n, n_usage=7)
+    try:
+        chosen = select_examples(name, problem, budget, np.random.default_rng(seed))
+    except InsufficientPoolError:
+        assert problem.relevant.sum() < budget
+        return
+    order = np.random.default_rng(seed + 1).permutation(n)
+    other = reordered(problem, order)
+    again = select_examples(name, other, budget, np.random.default_rng(seed)).indices
+    assert sorted(order[again].tolist()) == chosen.indices.tolist()
 
 
 # ------------------------------------------------------------------ nearest
