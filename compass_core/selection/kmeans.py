@@ -23,29 +23,43 @@ from compass_core.selection.assignment import (
 )
 
 _MAX_ITERATIONS = 50
+_PRODUCT_ENTRIES = 2**22
+"""Distances (rows × trials) that the seeding computes at once."""
 _SETTLED_SHARE = 5e-4
 """Lloyd stops when at most this share of the points changes cluster."""
 
 
 def kmeans_plus_plus(rows: Vectors, k: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return at most `k` row numbers by greedy k-means++; fewer when the points run out."""
+    """Return at most `k` row numbers by greedy k-means++; fewer when the points run out.
+
+    Trials for several steps are drawn at once and share one product with the rows. When a trial's
+    turn comes it stands with the probability by which its distance has shrunk since it was drawn,
+    so that it is distributed as if it were drawn then.
+    """
     n_trials = 2 + int(np.log(max(k, 1)))
-    first = int(rng.integers(len(rows)))
-    seeds = [first]
-    nearest = np.maximum(1.0 - rows @ rows[first], 0.0).astype(np.float64)
+    seeds = [int(rng.integers(len(rows)))]
+    nearest = np.maximum(1.0 - rows @ rows[seeds[0]], 0.0)
     while len(seeds) < k:
         nearest[nearest < SAME_POINT] = 0.0
-        cumulative = np.cumsum(nearest)
+        cumulative = np.cumsum(nearest, dtype=np.float64)
         if cumulative[-1] <= 0:
             break
-        draws = rng.random(n_trials) * cumulative[-1]
-        trials = np.minimum(np.searchsorted(cumulative, draws, side="right"), len(rows) - 1)
-        distances = np.minimum(np.maximum(1.0 - rows @ rows[trials].T, 0.0), nearest[:, None])
-        best = int(distances.sum(axis=0).argmin())
-        if nearest[trials[best]] <= 0:
-            break
-        seeds.append(int(trials[best]))
-        nearest = distances[:, best].copy()
+        most = max(_PRODUCT_ENTRIES // len(rows), n_trials)
+        chances = rng.random((min(most, n_trials * (k - len(seeds))), 2))
+        drawn = np.searchsorted(cumulative, chances[:, 0] * cumulative[-1], side="right")
+        drawn = np.minimum(drawn, len(rows) - 1)
+        thresholds = chances[:, 1] * nearest[drawn]
+        distances = np.maximum(1.0 - rows[drawn] @ rows.T, 0.0)
+        turn = 0
+        while len(seeds) < k:
+            standing = turn + np.flatnonzero(thresholds[turn:] < nearest[drawn[turn:]])[:n_trials]
+            if (len(standing) < n_trials and turn > 0) or len(standing) == 0:
+                break
+            shrunk = np.minimum(distances[standing], nearest)
+            best = int(shrunk.sum(axis=1).argmin())
+            seeds.append(int(drawn[standing[best]]))
+            nearest = shrunk[best]
+            turn = int(standing[-1]) + 1
     return np.array(seeds, dtype=np.int64)
 
 
