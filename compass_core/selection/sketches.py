@@ -1,7 +1,7 @@
 """What exclusion needs to know of a corpus, without its texts: a folder of memory-mapped arrays.
 
 A sketch depends on the rows alone, so a shard of a pool is sketched once, whatever is compared with
-it later.  It costs about 750 bytes a row of 200 characters, most of it MinHash signatures.
+it later.  It costs about 650 bytes a row of 200 characters.
 """
 
 from __future__ import annotations
@@ -121,19 +121,19 @@ def write_sketch(rows: Path, folder: Path) -> int:
     The rows are streamed: memory does not grow with their number.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file = pq.ParquetFile(rows, memory_map=True, pre_buffer=False)
-    batches = file.iter_batches(batch_size=_BATCH_ROWS, columns=_COLUMNS, use_threads=False)
     names: dict[str, dict[str, int]] = {"source": {}, "licence": {}}
     writers: dict[str, _ArrayFile] = {}
-    try:
-        for part in _parts(batches, names):
-            for name, array in part.items():
-                if name not in writers:
-                    writers[name] = _ArrayFile(folder / f"{name}.npy", array)
-                writers[name].append(array)
-    finally:
-        for writer in writers.values():
-            writer.close()
+    with pq.ParquetFile(rows, memory_map=True, pre_buffer=False) as file:
+        batches = file.iter_batches(batch_size=_BATCH_ROWS, columns=_COLUMNS, use_threads=False)
+        try:
+            for part in _parts(batches, names):
+                for name, array in part.items():
+                    if name not in writers:
+                        writers[name] = _ArrayFile(folder / f"{name}.npy", array)
+                    writers[name].append(array)
+        finally:
+            for writer in writers.values():
+                writer.close()
     facts = {"version": SKETCH_VERSION, "rows": writers["keys"].rows}
     write_json(folder / _NAMES, facts | {name: list(codes) for name, codes in names.items()})
     return writers["keys"].rows
