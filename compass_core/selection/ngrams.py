@@ -96,7 +96,7 @@ def mix(values: Hashes) -> Hashes:
 
 def fold(texts: Sequence[str]) -> Letters:
     """Return the letters of `texts`, which are NFKC and case-folded already (`words.normalise`)."""
-    codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    codes = np.frombuffer("".join(texts).encode("utf-32-le"), dtype="<u4")
     ends = np.cumsum([0, *map(len, texts)], dtype=np.int64)
     weights = _weights()[codes]
     kept = weights > 0
