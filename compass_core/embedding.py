@@ -27,6 +27,9 @@ _NOT_DOWNLOADED = [
     *(f"*{suffix}" for suffix in _PICKLE_SUFFIXES),
     *("*.onnx", "*.h5", "*.msgpack", "*.ot", "*.tflite", "*.gguf", "onnx/*", "openvino/*", "*.py"),
 ]
+NGRAM_CONFIG = "ngrams.json"
+"""Marks the folder of an encoder that `ngram_encoder` fitted."""
+_OWN_MODULE = "compass_core.ngram_encoder.module.HashedNgrams"
 _SAFE_MODULES = frozenset(
     {
         "Transformer",
@@ -139,6 +142,10 @@ def _load_model(folder: Path, name: str, device: str, max_length: int) -> Any:
     from sentence_transformers import SentenceTransformer
 
     try:
+        if (folder / NGRAM_CONFIG).is_file():
+            from compass_core.ngram_encoder.module import load_ngram_model
+
+            return load_ngram_model(folder, "cpu" if device == "auto" else device).eval()
         model = SentenceTransformer(
             str(folder),
             device=None if device == "auto" else device,
@@ -289,7 +296,10 @@ def _check_no_code(path: Path, name: str) -> None:
         foreign = [
             t
             for t in types
-            if not t.startswith("sentence_transformers.") or t.split(".")[-1] not in _SAFE_MODULES
+            if t != _OWN_MODULE
+            and (
+                not t.startswith("sentence_transformers.") or t.split(".")[-1] not in _SAFE_MODULES
+            )
         ]
     else:
         foreign = ["auto_map"] if isinstance(content, dict) and content.get("auto_map") else []

@@ -110,7 +110,7 @@ def fit_encoder(
         InputError: Fewer than two languages, or languages that share too few rows.
     """
     recipe = recipe or EncoderRecipe()
-    rows = _usable_rows(parallel)
+    rows = usable_rows(parallel)
     tokenizer = _train_tokenizer(rows, recipe.vocab_size)
     tokens = _tokenize(tokenizer, rows)
     n_tokens = tokenizer.get_vocab_size()
@@ -273,8 +273,12 @@ def measure_encoder(
     }
 
 
-def _usable_rows(parallel: ParallelTexts) -> dict[str, dict[str, str]]:
-    """Return language → parallel id → text of rows that have a translation."""
+def usable_rows(parallel: ParallelTexts) -> dict[str, dict[str, str]]:
+    """Return language → parallel id → text of rows that have a translation.
+
+    Raises:
+        InputError: fewer than two languages, or languages that share too few rows.
+    """
     rows: dict[str, dict[str, str]] = {}
     for key in sorted(parallel):
         texts = {code: text for code, text in parallel[key].items() if text.strip()}
