@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from compass_core.errors import DataError, LanguageError, bounded_list
 from compass_core.languages import canonical_language
+from compass_core.seeding import derive_rng
 from compass_core.selection.langrank import (
     FACTS_NAME,
     FEATURES,
@@ -48,6 +49,8 @@ MIN_SOURCES = 3
 
 TOP = 3
 """Sources that count in NDCG."""
+
+N_BOOTSTRAP = 10_000
 
 Floats = NDArray[np.float64]
 
@@ -158,7 +161,7 @@ def fit_langrank(
         seed: of the training.
 
     Returns:
-        What ``LANGRANK.json`` says; ``ndcg_at_3`` holds the mean over targets of each order.
+        What ``LANGRANK.json`` says; ``ndcg_at_3`` is what `summarise` returns.
 
     Raises:
         ConfigError: LightGBM is not installed (E66).
@@ -176,15 +179,7 @@ def fit_langrank(
         )
     features, orders = _pairs(gains, targets, sources)
     per_target = leave_one_language_out(features, gains, orders, seed=seed)
-    names = next(iter(per_target.values()))
-    quality: dict[str, Any] = {
-        name: round(float(np.mean([found[name] for found in per_target.values()])), 4)
-        for name in names
-    }
-    quality["by_target"] = {
-        target: {name: round(value, 4) for name, value in found.items()}
-        for target, found in per_target.items()
-    }
+    quality = summarise(per_target, seed=seed)
     model = fit_ranker(features, gains, seed=seed)
     return write_model(out, model, gains, quality, trained_on=trained_on)
 
@@ -304,6 +299,40 @@ def leave_one_language_out(
         orders["random"] = np.zeros(len(places))
         found[target] = {n: ndcg(scores, gains.values[places]) for n, scores in orders.items()}
     return found
+
+
+def summarise(
+    per_target: Mapping[str, Mapping[str, float]], *, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Return the mean over targets of each order's NDCG, and by how much the ranker leads it.
+
+    Args:
+        per_target: what `leave_one_language_out` found.
+        seed: of the bootstrap over targets.
+
+    Returns:
+        ``mean``: order → NDCG@3. ``lead``: order → mean difference of the ranker to it, with its
+        95 % interval. ``by_target``: target → order → NDCG@3.
+    """
+    names = list(next(iter(per_target.values())))
+    values = np.array([[found[name] for name in names] for found in per_target.values()])
+    rng = derive_rng(seed, "langrank", "bootstrap")
+    drawn = values[rng.integers(0, len(values), (N_BOOTSTRAP, len(values)))].mean(axis=1)
+    own = names.index("langrank")
+    lead = {}
+    for place, name in enumerate(names):
+        low, high = np.quantile(drawn[:, own] - drawn[:, place], [0.025, 0.975])
+        mean = values[:, own].mean() - values[:, place].mean()
+        lead[name] = [round(float(x), 4) for x in (mean, low, high)]
+    del lead["langrank"]
+    return {
+        "mean": {n: round(float(m), 4) for n, m in zip(names, values.mean(axis=0), strict=True)},
+        "lead": lead,
+        "by_target": {
+            target: {name: round(value, 4) for name, value in found.items()}
+            for target, found in per_target.items()
+        },
+    }
 
 
 def write_model(

@@ -240,8 +240,13 @@ def fit_langrank_from(gains: Path, config: Path, output: Path, *, seed: int) -> 
     from tasks.rankers import fit_from_gains
 
     facts = fit_from_gains(gains, config, output, seed=seed)
-    quality = {name: value for name, value in facts["ndcg_at_3"].items() if name != "by_target"}
-    _print_table(("order of the sources", "NDCG@3, target left out"), sorted(quality.items()))
+    quality = facts["ndcg_at_3"]
+    rows = []
+    for name, mean in sorted(quality["mean"].items(), key=lambda item: -item[1]):
+        lead = quality["lead"].get(name)
+        shown = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*lead) if lead else ""
+        rows.append((name, f"{mean:.3f}", shown))
+    _print_table(("order of the sources", "NDCG@3, target left out", "langrank's lead, 95 %"), rows)
     OUT.print(
         f"Trained on {facts['n_pairs']} gains of {facts['n_targets']} targets: {output}. "
         f"Use it with selection.strategy=langrank selection.langrank_model={output}",

@@ -52,7 +52,7 @@ def _build_langrank(folder: Path) -> None:
     gains = read_gains(measured)
     own, pool = starter_texts(set(gains.targets.tolist()), set(gains.sources.tolist()))
     facts = fit_langrank(gains, own, pool, folder, trained_on="the starter corpus")
-    for name, value in facts["ndcg_at_3"].items():
+    for name, value in facts["ndcg_at_3"]["mean"].items():
         sys.stdout.write(f"{name} {value}\n")
 
 
