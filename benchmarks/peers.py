@@ -1,6 +1,6 @@
 """How well, at what cost: the selection against what else one could use, on one planted pool.
 
-    python benchmarks/peers.py [--worlds 3] [--usage ranked|sparse] [--only NAME ...]
+    python benchmarks/peers.py [--worlds 5] [--usage ranked|sparse] [--only NAME ...]
 
 A pool of 200,000 vectors with 100 topics, 2,000 usage points with another mix of topics, 10,000
 rows to select, no existing rows. Each arm runs in a process of its own on one thread and reads the
@@ -346,7 +346,7 @@ def write_world(folder: Path, seed: int, usage: str) -> None:
     own = js_divergence(world.usage_mix, topic_counts(usage_topics))
     pool = js_divergence(world.usage_mix, topic_counts(topics))
     print(
-        f"world {seed}: JS to the target {pool:.4f} pool, {own:.4f} usage sample with true topics"
+        f"world {seed}: JS to the target: whole pool {pool:.4f}, the usage sample itself {own:.4f}"
     )
 
 
@@ -366,7 +366,7 @@ def report(name: str, found: list[tuple[dict[str, float], float]]) -> None:
 def main() -> None:
     """Run every arm and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--worlds", type=int, default=3)
+    parser.add_argument("--worlds", type=int, default=5)
     parser.add_argument("--usage", choices=USAGE_MIXES, default=USAGE_MIXES[0])
     parser.add_argument("--only", nargs="*", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
