@@ -256,10 +256,10 @@ class ClusteringConfig(Config):
     method: Literal["kmeans", "hdbscan"] = "kmeans"
     """K-Means chosen by `choose_by`, or HDBSCAN chosen by DBCV."""
 
-    n_clusters: tuple[PositiveInt, ...] = (20, 40, 60, 80, 100, 120)
+    n_clusters: tuple[PositiveInt, ...] = (20, 40, 60, 80, 100, 120, 200, 300, 500)
     """Numbers of clusters to try; one number fixes it."""
 
-    choose_by: Literal["silhouette", "likelihood", "js"] = "silhouette"
+    choose_by: Literal["silhouette", "likelihood", "js"] = "likelihood"
     """K-Means: what chooses the number of clusters. `silhouette`: the shape of the clusters alone.
     `likelihood` or `js`: how well they predict usage that was held out of the fit; needs 20 usage
     and 20 other rows, and five further fits per number."""

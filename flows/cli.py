@@ -185,6 +185,25 @@ def explain(
 
 
 @app.command()
+def scenarios(
+    file: Annotated[Path, typer.Argument(help="File of cases, for example scenarios.json.")],
+    data: Annotated[str, typer.Option(help="Folder of the data files.")] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds per case and strategy.")] = 5,
+    output: Annotated[
+        Path | None, typer.Option("--json", help="Write the selected ids to this file.")
+    ] = None,
+    strategy: Annotated[
+        list[str] | None, typer.Option(help="Strategy to run; repeat for more.")
+    ] = None,
+) -> None:
+    """Run cases with a planted answer: are the planted topics over-represented?"""
+    from flows.scenarios import run_cases
+
+    chosen = strategy or ["compass", "random"]
+    run_cases(file, data, seeds=seeds, output=output, strategies=chosen)
+
+
+@app.command()
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to ask.")],
     language: LanguageOption,

@@ -44,7 +44,7 @@ def show_manifest(language: str, run: str, *, examples: int, source: str, cluste
         f"from {summary['n_clusters']} clusters, {summary['n_gap_clusters']} with a gap.",
         markup=False,
     )
-    _print_table(
+    print_table(
         ("from", "examples", "share", "clusters"),
         [
             (
@@ -56,7 +56,7 @@ def show_manifest(language: str, run: str, *, examples: int, source: str, cluste
             for row in index.by_source_language(code, run_id).to_pylist()
         ],
     )
-    _print_table(
+    print_table(
         ("cluster", "what it is about", "usage", "coverage", "gap", "taken", "of", "mostly from"),
         [
             (
@@ -79,7 +79,7 @@ def show_manifest(language: str, run: str, *, examples: int, source: str, cluste
         source_language=canonical_language(source) if source else None,
         cluster=cluster if cluster >= 0 else None,
     )
-    _print_table(
+    print_table(
         ("id", "from", "text", "why"),
         [
             (
@@ -99,7 +99,7 @@ def show_excluded(language: str, run: str, *, limit: int) -> None:
 
     rows = excluded_rows(canonical_language(language), run or "last")
     OUT.print(f"{len(rows)} pool rows were not allowed.", markup=False)
-    _print_table(
+    print_table(
         ("id", "why", "collides with"),
         [(row["id"], row["reason"], row["other_id"]) for row in rows[:limit]],
     )
@@ -118,8 +118,8 @@ def compare_runs(run_a: str, run_b: str) -> None:
     from tasks.manifests import differences
 
     found = differences(_run_id(run_a), _run_id(run_b))
-    _print_table(("setting", run_a, run_b), found["settings"], empty="The settings are equal.")
-    _print_table(
+    print_table(("setting", run_a, run_b), found["settings"], empty="The settings are equal.")
+    print_table(
         ("language", "selected by both", f"only {run_a}", f"only {run_b}", "accuracy", "change"),
         found["languages"],
         empty="No language is in both runs.",
@@ -165,7 +165,7 @@ def show_status(*, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
         return
-    _print_table(
+    print_table(
         ("language", "base", "champion", "since", "strategy", "gate", "previous"),
         [
             (
@@ -246,7 +246,7 @@ def fit_langrank_from(gains: Path, config: Path, output: Path, *, seed: int) -> 
         lead = quality["lead"].get(name)
         shown = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*lead) if lead else ""
         rows.append((name, f"{mean:.3f}", shown))
-    _print_table(("order of the sources", "NDCG@3, target left out", "langrank's lead, 95 %"), rows)
+    print_table(("order of the sources", "NDCG@3, target left out", "langrank's lead, 95 %"), rows)
     OUT.print(
         f"Trained on {facts['n_pairs']} gains of {facts['n_targets']} targets: {output}. "
         f"Use it with selection.strategy=langrank selection.langrank_model={output}",
@@ -286,7 +286,7 @@ def examine() -> int:
     rows.append(("state", str(home), "ok"))
     rows.append(("MLflow", tracking_uri(), "ok"))
     rows += environment_checks()
-    _print_table(("what", "found", "verdict"), rows)
+    print_table(("what", "found", "verdict"), rows)
     return 0 if all(row[2] == "ok" for row in rows) else 1
 
 
@@ -304,7 +304,8 @@ def _run_id(run: str) -> str:
     return found
 
 
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str = "") -> None:
+def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str = "") -> None:
+    """Print a table; what is printed is never taken for markup."""
     if not rows:
         if empty:
             OUT.print(empty)
