@@ -26,6 +26,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def compare(path: Path, corpus: list[str], batch_sizes: list[int], rounds: int) 
 
     arms: dict[str, Callable[[], Any]] = {"compass": lambda: encode_texts(encoder, corpus)}
     for size in sorted({DEFAULT_BATCH, *batch_sizes}):
-        arms[f"encode, batch {size}"] = lambda size=size: theirs(size)
+        arms[f"encode, batch {size}"] = partial(theirs, size)
     best: dict[str, float] = {}
     found: dict[str, Any] = {}
     for _ in range(rounds):
