@@ -33,6 +33,7 @@ from compass_core.reading import (
     write_corpus,
 )
 from compass_core.records import EXAMPLE_SCHEMA, ArtifactRef, examples_to_table
+from compass_core.selection.exclusion import contaminated_rows
 from compass_core.selection.identity import strategy_identity
 from compass_core.selection.langrank import load_ranker
 from compass_core.starter.paths import langrank_path
@@ -46,6 +47,7 @@ from compass_core.storage import (
     write_table,
 )
 from tasks.caching import ModelRef, stage
+from tasks.pools import open_sketch
 from tasks.preflight import check_training
 from tasks.settings import compass_home, open_store
 
@@ -292,7 +294,7 @@ def _starter_rows(language: str, role: str, data: StarterData, seed: int) -> pa.
     return examples_to_table(getattr(split, role))
 
 
-@stage("check-corpora", 1)
+@stage("check-corpora", 2)
 def check_corpora(
     draft: Draft,
     language: str,
@@ -321,5 +323,12 @@ def check_corpora(
     # Pool rows that repeat a test item are taken out before the draw (see `gap_score`), so they
     # need no complaint here; in the user's own coverage they would be trained on.
     notes = check_overlap(usage=tables[0], coverage=tables[1], test=tables[2])
+    found = contaminated_rows(open_sketch(coverage), open_sketch(test)).removed
+    if found.num_rows:
+        ids = [f"{row['id']} ({row['reason']} {row['other_id']})" for row in found[:3].to_pylist()]
+        notes.append(
+            f"{found.num_rows} of {tables[1].num_rows} coverage examples resemble test items, and "
+            f"coverage is trained on: {', '.join(ids)}. Take them out, or read the score with care."
+        )
     draft.rows = len(notes)
     write_json(draft.folder / "notes.json", notes)

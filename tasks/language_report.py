@@ -57,7 +57,7 @@ def language_report(outcome: Outcome, recipe: Recipe) -> LanguageReport:
         points=_points(refs),
         source_counts=_source_counts(selection),
         health=_health(facts, refs, selection),
-        health_warnings=list(facts["warnings"]),
+        health_warnings=[*facts["warnings"], *read_json(_folder(refs["check"]) / "notes.json")],
         verdict_reasons=list(outcome.get("verdict", {}).get("reasons", [])),
         history=_history(outcome),
         trivial=_trivial(refs, selection) if arms else {},
