@@ -1,6 +1,7 @@
 """How well, at what cost: the selection against what else one could use, on one planted pool.
 
     python benchmarks/peers.py [--worlds 5] [--usage ranked|sparse] [--only NAME ...]
+                               [--smoothing 0.5]
 
 A pool of 200,000 vectors with 100 topics, 2,000 usage points with another mix of topics, 10,000
 rows to select, no existing rows. Each arm runs in a process of its own on one thread and reads the
@@ -65,6 +66,7 @@ class Problem(NamedTuple):
     usage: Floats
     pool_topics: Rows
     usage_topics: Rows
+    smoothing: float
     rng: np.random.Generator
 
 
@@ -91,6 +93,7 @@ def compass(problem: Problem) -> Rows:
         space.pool_ids,
         space.n_clusters,
         available=available,
+        smoothing=problem.smoothing,
     )
     plan = plan_allocation(gap.usage_share, gap.coverage_count, gap.capacity, BUDGET)
     return draw_examples(
@@ -119,7 +122,8 @@ def _quota(problem: Problem, fit: Floats) -> Rows:
     centroids = _kmeans(fit, N_CLUSTERS)
     clusters = _nearest(problem.pool, centroids)
     counts = np.bincount(_nearest(problem.usage, centroids), minlength=N_CLUSTERS)
-    shares = (counts + 0.5) / (counts.sum() + 0.5 * N_CLUSTERS)
+    shares = counts + problem.smoothing
+    shares /= shares.sum()
     capacity = np.bincount(clusters, minlength=N_CLUSTERS)
     quotas = _fill(shares, capacity)
     order = np.argsort(clusters, kind="stable")
@@ -308,7 +312,7 @@ ARMS: dict[str, Callable[[Problem], Rows]] = {
 ALWAYS = ("compass", "exact quota")
 
 
-def run_arm(name: str, folder: Path, seed: int) -> dict[str, float]:
+def run_arm(name: str, folder: Path, seed: int, smoothing: float) -> dict[str, float]:
     """Run one arm on the world in `folder`; return its divergence, CPU seconds and repeats."""
     # Imports are not what is compared.
     for module in ("scipy.sparse", "sklearn.cluster"):
@@ -320,6 +324,7 @@ def run_arm(name: str, folder: Path, seed: int) -> dict[str, float]:
         np.load(folder / "usage.npy"),
         pool_topics,
         usage_topics,
+        smoothing,
         np.random.default_rng(seed),
     )
     started = time.process_time()
@@ -368,12 +373,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--worlds", type=int, default=5)
     parser.add_argument("--usage", choices=USAGE_MIXES, default=USAGE_MIXES[0])
+    parser.add_argument("--smoothing", type=float, default=0.5, help="selection.smoothing")
     parser.add_argument("--only", nargs="*", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         name, folder, seed = arguments.child
-        print(json.dumps(run_arm(name, Path(folder), int(seed))))
+        print(json.dumps(run_arm(name, Path(folder), int(seed), arguments.smoothing)))
         return
     found: dict[str, list[tuple[dict[str, float], float]]] = {name: [] for name in arguments.only}
     for seed in range(arguments.worlds):
@@ -381,7 +387,8 @@ def main() -> None:
             write_world(Path(folder), seed, arguments.usage)
             for name in arguments.only:
                 if seed == 0 or name in ALWAYS:
-                    call = ("--child", name, folder, str(seed))
+                    call = ["--child", name, folder, str(seed)]
+                    call += ["--smoothing", str(arguments.smoothing)]
                     found[name].append(run_child(__file__, *call, threads=1))
     print(f"{N_POOL:,d} rows, {N_TOPICS} topics, {N_USAGE:,d} usage points, {BUDGET:,d} selected")
     print(f"{'':26s} {'JS bits':>8s} {'CPU s':>8s} {'peak MiB':>9s} {'repeats':>8s}")

@@ -10,7 +10,8 @@ same under a limit of 1.5 GiB on its data segment (RLIMIT_DATA), which counts al
 memory whether it is touched or not. With --texts the children also sketch every shard and exclude
 duplicates, near-duplicates and rows that repeat usage; the texts are one short line each.
 
-For a limit that also counts the page cache, run the child of one's own cgroup:
+RLIMIT_DATA needs no rights. Where systemd manages memory by cgroup v2, a limit that counts the
+page cache as well is set around the whole benchmark:
 
     systemd-run --scope -p MemoryMax=1536M -p MemorySwapMax=0 python benchmarks/scale.py
 """
