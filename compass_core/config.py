@@ -318,8 +318,9 @@ class SelectionConfig(Config):
     budget: PositiveInt = 400
     """Pool examples to select."""
 
-    smoothing: PositiveFloat = 0.5
-    """Pseudo-count α of the shares, equations (1) and (2)."""
+    smoothing: PositiveFloat = 0.2
+    """Pseudo-count α of the shares, equations (1) and (2). With many clusters and few prompts, a
+    larger one spends much of the budget evenly."""
 
     shrinkage: Literal["additive", "adaptive"] = "additive"
     """How usage shares are estimated from few prompts: `additive`, equation (1), or `adaptive`,

@@ -16,26 +16,27 @@ def run_cases(
     """Run every case of a file and print what each strategy over-represents."""
     from tasks.scenarios import run_scenarios
 
-    rows: list[tuple[Any, ...]] = []
     for told in run_scenarios(path, data, seeds=seeds, output=output, strategies=strategies):
+        name = f"{told['name']} ({told['kind']})"
         if "skipped" in told:
-            OUT.print(f"{told['name']} ({told['kind']}): skipped, {told['skipped']}", markup=False)
+            OUT.print(f"{name}: skipped, {told['skipped']}", markup=False, soft_wrap=True)
             continue
         OUT.print(
-            f"{told['name']} ({told['kind']}): {told['n_pool']:,} pool rows; encoder fitted on "
-            f"{', '.join(told['encoder'])}",
+            f"{name}: planted {', '.join(told['gap_topics'])}; {told['n_pool']:,} pool rows; "
+            f"encoder fitted on {', '.join(told['encoder'])}",
             markup=False,
             soft_wrap=True,
         )
-        rows += [_row(told, strategy) for strategy in strategies]
-    print_table(
-        ("case", "strategy", "planted topics", "other topics", "lowest", "highest", "holds"), rows
-    )
+        print_table(
+            ("strategy", "planted topics", "other topics", "lowest", "highest", "holds"),
+            [_row(told, strategy) for strategy in strategies],
+        )
     OUT.print(
         "Mean over topics of (share in the selection / share in the pool), mean over the seeds;\n"
         "lowest and highest of the planted topics over the seeds. A seed holds when the planted\n"
         "topics are above 1 and above the others.",
         markup=False,
+        soft_wrap=True,
     )
     if output is not None:
         OUT.print(f"Selected ids: {output}", markup=False, soft_wrap=True)
@@ -46,7 +47,6 @@ def _row(told: Mapping[str, Any], strategy: str) -> tuple[Any, ...]:
     planted = [outcome["lift_gap"] for outcome in own]
     others = [outcome["lift_other"] for outcome in own]
     return (
-        told["name"],
         strategy,
         f"{sum(planted) / len(planted):.2f}",
         f"{sum(others) / len(others):.2f}",

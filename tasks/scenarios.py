@@ -44,7 +44,7 @@ def run_scenarios(
     results: list[dict[str, Any]] = []
     for case in cases:
         if not case.selects:
-            yield _told(case, skipped="drift is watched by `compass monitor`, not by a selection")
+            yield _told(case, skipped="drift is not a matter of selection")
             continue
         told, found = _run_case(case, folder, seeds, strategies)
         results += found

@@ -27,8 +27,13 @@ from compass_core.selection.strategies import select_examples
 
 FloatArray = NDArray[np.float32]
 
-CLUSTERING = ClusteringConfig(n_clusters=(40,), script_guard="off")
-SELECTION = SelectionConfig()
+CLUSTERING = ClusteringConfig(n_clusters=(200,), fit_on="usage+coverage+pool", script_guard="off")
+"""An encoder fitted on a few hundred rows blurs topics: fine clusters, fitted on the pool as well,
+hold them apart better than the few that a hundred usage prompts would suggest."""
+
+SELECTION = SelectionConfig(rule="gap")
+"""The budget goes where usage exceeds coverage. `waterfill`, which evens out the whole mix, spends
+part of it on clusters that are nearly covered: nearer to the usage, but a smaller lift."""
 
 
 @dataclass(frozen=True)
