@@ -418,11 +418,17 @@ def _embed_languages(
 
 
 def _save(tokenizer: Tokenizer, weights: torch.Tensor, out_dir: Path) -> None:
-    """Write the sentence-transformers folder beside its place, then rename it there."""
+    save_encoder(StaticEmbedding(tokenizer, embedding_weights=weights), out_dir)
+
+
+def save_encoder(module: Any, out_dir: Path) -> None:
+    """Write `module`, followed by scaling to unit length, as a sentence-transformers folder.
+
+    It is written beside its place and renamed there.
+    """
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     temporary = out_dir.with_name(out_dir.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    module = StaticEmbedding(tokenizer, embedding_weights=weights)
     model = SentenceTransformer(modules=[module, Normalize()], device="cpu")
     model.save(str(temporary), create_model_card=False)
     for file in temporary.rglob("*.safetensors"):

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from compass_core.config import ColumnMapping, CorpusConfig
-from compass_core.encoder_fitting import EncoderRecipe, fit_encoder
 from compass_core.errors import DataError
+from compass_core.ngram_encoder import NgramRecipe, fit_ngram_encoder
 from compass_core.reading import read_corpus
 
 
@@ -18,7 +18,7 @@ def fit_from_file(
 
     Args:
         path: Any corpus file with a language, a text and a parallel id per row.
-        output: Folder to write, in the sentence-transformers format.
+        output: Folder to write; `embedding.encoder` takes it.
         text: Column with the text.
         split: Rows whose ``split`` column says so; empty: all rows.
         dimension: Length of an embedding.
@@ -40,6 +40,6 @@ def fit_from_file(
             "with the same `parallel_id`. Found "
             f"{len(parallel)} ids, each in one language only."
         )
-    fit_encoder(shared, output, recipe=EncoderRecipe(dim=dimension), seed=seed)
+    fit_ngram_encoder(shared, output, recipe=NgramRecipe(dim=dimension), seed=seed)
     languages = {language for texts in shared.values() for language in texts}
     return {"n_rows": len(shared), "n_languages": len(languages)}

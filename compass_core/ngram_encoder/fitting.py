@@ -9,7 +9,6 @@ its language being known.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 from scipy.sparse import csr_matrix, diags
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize
 from sklearn.preprocessing import normalize
 
-from compass_core.encoder_fitting import ParallelTexts, usable_rows
+from compass_core.encoder_fitting import ParallelTexts, save_encoder, usable_rows
 from compass_core.ngram_encoder.features import ngram_matrix
 from compass_core.ngram_encoder.module import HashedNgrams
 from compass_core.seeding import derive_rng
@@ -88,7 +85,7 @@ def fit_ngram_encoder(
     chosen = derive_rng(seed, "encoder-rows").permutation(len(keys))[:MAX_ROWS]
     rows = usable_rows({keys[index]: parallel[keys[index]] for index in sorted(chosen.tolist())})
     table = fit_table(rows, recipe)
-    _save(HashedNgrams(torch.from_numpy(table)), out_dir)
+    save_encoder(HashedNgrams(torch.from_numpy(table)), out_dir)
     return out_dir
 
 
@@ -173,16 +170,3 @@ def _take_off_means(
     for language, mean in zip(languages, means, strict=True):
         used = np.flatnonzero(language.frequency)
         table[used] -= (language.frequency[used] / total[used])[:, None] * mean
-
-
-def _save(module: HashedNgrams, out_dir: Path) -> None:
-    """Write the sentence-transformers folder beside its place, then rename it there."""
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out_dir.with_name(out_dir.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    model = SentenceTransformer(modules=[module, Normalize()], device="cpu")
-    model.save(str(temporary), create_model_card=False)
-    for file in temporary.rglob("*.safetensors"):
-        file.chmod(0o644)  # safetensors writes files only their owner can read
-    shutil.rmtree(out_dir, ignore_errors=True)
-    temporary.rename(out_dir)

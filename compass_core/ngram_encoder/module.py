@@ -31,7 +31,9 @@ class HashedNgrams(InputModule):  # type: ignore[misc]
     def __init__(self, weights: torch.Tensor) -> None:
         """Take the table of n-gram vectors, (2^bits, d)."""
         super().__init__()
-        self.embedding = nn.EmbeddingBag.from_pretrained(weights.float(), freeze=True, mode="sum")
+        table = weights.float()
+        self.embedding = nn.EmbeddingBag(*table.shape, mode="sum", _weight=table)
+        self.embedding.requires_grad_(requires_grad=False)
         self.n_bits = int(math.log2(len(weights)))
 
     def preprocess(

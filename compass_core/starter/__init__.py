@@ -34,7 +34,7 @@ RECOMMENDED: Mapping[str, Any] = {
     "pool_fit_sample": 3000,
     "relevance_quantile": 0.95,
     "centre_languages": False,
-    "smoothing": 0.5,
+    "smoothing": 0.2,
     "lora_rank": 8,
     "lora_alpha": 16,
     "lora_dropout": 0.0,
