@@ -32,7 +32,8 @@ class HashedNgrams(InputModule):  # type: ignore[misc]
         """Take the table of n-gram vectors, (2^bits, d)."""
         super().__init__()
         table = weights.float()
-        self.embedding = nn.EmbeddingBag(*table.shape, mode="sum", _weight=table)
+        n_buckets, dim = table.shape
+        self.embedding = nn.EmbeddingBag(n_buckets, dim, mode="sum", _weight=table)
         self.embedding.requires_grad_(requires_grad=False)
         self.n_bits = int(math.log2(len(weights)))
 
