@@ -63,6 +63,7 @@ def language_report(outcome: Outcome, recipe: Recipe) -> LanguageReport:
         trivial=_trivial(refs, selection) if arms else {},
         selection_curve=[_tried(row) for row in facts["curve"]],
         chosen_k=len(facts["labels"]),
+        chosen_by=_chosen_by(facts, recipe),
         timings=dict(outcome["timings"]),
         fingerprints={name: ref.fingerprint for name, ref in refs.items()},
     )
@@ -75,6 +76,14 @@ def _health(
     made = open_store().manifest(selection)["provenance"]
     counts = {f"n_{role}": refs[role].rows for role in ("usage", "coverage", "pool")}
     return {"n_clusters": len(facts["labels"]), **made["match"], **facts["health"], **counts}
+
+
+def _chosen_by(facts: Mapping[str, Any], recipe: Recipe) -> str:
+    """Return the score that decided: without enough held-out usage it is the silhouette."""
+    if facts["method"] == "hdbscan":
+        return "dbcv"
+    asked = recipe.clustering.choose_by
+    return asked if asked in facts["chosen"] else "silhouette"
 
 
 def _tried(row: Mapping[str, Any]) -> dict[str, Any]:

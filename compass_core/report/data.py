@@ -119,6 +119,7 @@ class LanguageReport:
         trivial: Accuracy of trivial baselines by name, for example ``majority``.
         selection_curve: One mapping per number of clusters tried: ``k`` and its score.
         chosen_k: Number of clusters chosen.
+        chosen_by: Name of the score that chose it, where several numbers were tried.
         timings: Seconds by stage.
         links: Where to look further, by what is found there.
         fingerprints: Identity of each stage's output, by stage.
@@ -140,6 +141,7 @@ class LanguageReport:
     trivial: dict[str, float | None] = field(default_factory=dict)
     selection_curve: list[dict[str, float | None]] = field(default_factory=list)
     chosen_k: int | None = None
+    chosen_by: str = ""
     timings: dict[str, float] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)
     fingerprints: dict[str, str] = field(default_factory=dict)

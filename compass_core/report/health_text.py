@@ -62,7 +62,8 @@ HEALTH_TEXT: dict[str, tuple[str, str]] = {
 
 def health_rows(health: Mapping[str, Any]) -> Iterator[tuple[str, float | None, str]]:
     """Yield title, value and meaning of every single figure; lists per cluster are left out."""
-    for name, value in health.items():
+    order = {name: place for place, name in enumerate(HEALTH_TEXT)}
+    for name, value in sorted(health.items(), key=lambda item: order.get(item[0], len(order))):
         if isinstance(value, (int, float)) or value is None:
             title, meaning = HEALTH_TEXT.get(name, (readable_name(name), ""))
             yield title, value, meaning

@@ -147,8 +147,10 @@ def _curves(language: LanguageReport) -> Html:
 
 def _selection_curve(language: LanguageReport) -> Html:
     """Return the score of every number of clusters that was tried."""
+    if len(language.selection_curve) < 2:
+        return Html("")
     names = [name for row in language.selection_curve for name in row if name != "k"]
-    name = "silhouette" if "silhouette" in names else next(iter(names), "")
+    name = language.chosen_by if language.chosen_by in names else next(iter(names), "")
     curve = [(row.get("k"), row.get(name)) for row in language.selection_curve]
     known = [(k, score) for k, score in curve if k is not None and score is not None]
     chosen = next((point for point in known if point[0] == language.chosen_k), None)

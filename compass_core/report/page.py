@@ -45,6 +45,7 @@ from compass_core.report.parts import (
     key,
     readable_name,
 )
+from compass_core.report.spaces_section import render_spaces
 from compass_core.report.study_section import render_study
 
 PAGE_NAME = "report.html"
@@ -68,7 +69,7 @@ def render_report(report: RunReport) -> str:
     """Return the page of one run; equal reports give equal pages."""
     body = [_head(report)]
     if report.languages:
-        body += [_headline(report), _languages(report)]
+        body += [_headline(report), render_spaces(report), _languages(report)]
     if report.study is not None:
         body.append(render_study(report.study, report.main_arm))
     if not report.languages and report.study is None:

@@ -246,3 +246,21 @@ def test_index_lists_the_newest_run_first(sample_run: RunReport) -> None:
     outline(page)
     assert page.index("new/report.html") < page.index("old/report.html")
     assert "4 promoted, 1 kept, 1 failed" in page
+
+
+def test_clusters_of_several_languages_stand_beside_each_other(sample_run):
+    page = render_report(sample_run)
+    assert "Clusters, language by language" in page
+    first = sample_run.languages[0]
+    alone = dataclasses.replace(sample_run, languages=[first])
+    assert "Clusters, language by language" not in render_report(alone)
+
+
+def test_the_curve_of_one_candidate_is_no_chart(sample_run):
+    tried = dataclasses.replace(sample_run.languages[0], chosen_by="silhouette")
+    page = render_report(dataclasses.replace(sample_run, languages=[tried]))
+    assert "Silhouette by number of clusters" in page
+    one = dataclasses.replace(tried, selection_curve=tried.selection_curve[:1])
+    assert "by number of clusters" not in render_report(
+        dataclasses.replace(sample_run, languages=[one])
+    )
