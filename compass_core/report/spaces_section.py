@@ -34,8 +34,9 @@ def render_spaces(report: RunReport) -> Html:
         "NMI with language",
     ]
     counts = sorted(language.chosen_k or 0 for language in shown)
+    many = f"{counts[0]} to {counts[-1]} clusters, median {counts[len(counts) // 2]}"
     caption = (
-        f"{counts[0]} to {counts[-1]} clusters, median {counts[len(counts) // 2]}. Distance: "
+        f"{many if counts[0] < counts[-1] else f'{counts[0]} clusters each'}. Distance: "
         "Jensen–Shannon divergence in bits, 0 to 1, on these clusters."
     )
     rows = [_row(language) for language in shown]

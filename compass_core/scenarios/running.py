@@ -22,6 +22,7 @@ from compass_core.seeding import derive_rng
 from compass_core.selection.drawing import Keys, example_keys
 from compass_core.selection.gap import GapTable
 from compass_core.selection.problem import SelectionProblem
+from compass_core.selection.quality import topic_lifts
 from compass_core.selection.space import PlacedSpace, Vectors, build_space
 from compass_core.selection.strategies import select_examples
 
@@ -219,21 +220,6 @@ def make_problem(
         pool_vectors=vectors["pool"],
     )
     return problem, space
-
-
-def topic_lifts(topics: NDArray[np.str_], selected: NDArray[np.int64]) -> dict[str, float]:
-    """Return per topic its share among the selected rows over its share in the pool.
-
-    Examples:
-        >>> topic_lifts(np.array(["a", "a", "b", "b"]), np.array([0, 1]))
-        {'a': 2.0, 'b': 0.0}
-    """
-    names, codes = np.unique(topics, return_inverse=True)
-    named = names != ""
-    pool = np.bincount(codes, minlength=len(names)).astype(np.float64)
-    taken = np.bincount(codes[selected], minlength=len(names)).astype(np.float64)
-    lifts = (taken / max(taken.sum(), 1)) / (pool / pool.sum())
-    return {str(n): float(x) for n, x, keep in zip(names, lifts, named, strict=True) if keep}
 
 
 def _pool(case: Case, data: DataFolder, target: str, own: Sequence[Row]) -> list[Row]:
