@@ -1,0 +1,76 @@
+"""Rows by file and id, and which parallel rows an encoder may be fitted on."""
+
+import json
+
+import pytest
+
+from compass_core.errors import DataError
+from compass_core.scenarios import DataFolder
+from compass_core.scenarios.data import MIN_ENCODER_ROWS, encoder_rows
+
+TOY = {"swh_Latn", "eng_Latn", "tur_Latn"}
+
+
+def test_rows_come_with_canonical_languages_in_file_order(toy_folder, toy_rows):
+    rows = DataFolder(toy_folder).rows("toy")
+    assert [row.id for row in rows] == [row["id"] for row in toy_rows]
+    assert {row.language for row in rows} == TOY
+
+
+def test_plain_jsonl_is_read_too_and_question_stands_in_for_text(tmp_path):
+    row = {"id": 1, "language": "sw", "question": "nini?"}
+    (tmp_path / "plain.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    (found,) = DataFolder(tmp_path).rows("plain")
+    assert (found.id, found.text, found.parallel_id) == ("1", "nini?", "")
+
+
+def test_missing_file_is_refused_with_what_there_is(toy_folder):
+    with pytest.raises(DataError, match=r"no other\.jsonl\.gz. It has: toy"):
+        DataFolder(toy_folder).rows("other")
+
+
+def test_line_that_is_no_row_is_named_by_its_number(tmp_path):
+    (tmp_path / "bad.jsonl").write_text('{"id": 1, "language": "sw", "text": "a"}\n{"id": 2}\n')
+    with pytest.raises(DataError, match=r"bad\.jsonl:2"):
+        DataFolder(tmp_path).rows("bad")
+
+
+def test_missing_ids_are_counted_and_named(toy_folder):
+    with pytest.raises(DataError, match="2 of 3 usage_ids") as caught:
+        DataFolder(toy_folder).find(["toy"], ["toy-sw-1", "ghost", "spectre"], "usage_ids")
+    assert "ghost" in str(caught.value)
+
+
+def test_rows_are_found_in_the_order_of_their_ids(toy_folder):
+    wanted = ["toy-tr-5", "toy-sw-1"]
+    assert [row.id for row in DataFolder(toy_folder).find(["toy"], wanted, "ids")] == wanted
+
+
+def test_encoder_rows_share_no_item_with_the_case_and_no_other_language(toy_folder):
+    used = {f"p{item}" for item in range(10)}
+    found, told = encoder_rows(
+        DataFolder(toy_folder), ["toy"], used=used, languages={"swh_Latn", "eng_Latn"}
+    )
+    assert not used & found.keys()
+    assert found.keys() == {f"p{item}" for item in range(10, 80)}  # the test split takes no part
+    assert all(texts.keys() == {"swh_Latn", "eng_Latn"} for texts in found.values())
+    assert told == ["70 of toy train"]
+
+
+def test_too_few_free_parallel_rows_are_refused(toy_folder):
+    used = {f"p{item}" for item in range(80 - MIN_ENCODER_ROWS + 1)}
+    with pytest.raises(DataError, match=f"needs {MIN_ENCODER_ROWS}"):
+        encoder_rows(DataFolder(toy_folder), ["toy"], used=used, languages=TOY)
+
+
+def test_other_files_with_translations_help_out(tmp_path, toy_folder, toy_rows):
+    (tmp_path / "toy.jsonl.gz").write_bytes((toy_folder / "toy.jsonl.gz").read_bytes())
+    more = [
+        row | {"id": f"more-{row['id']}", "parallel_id": f"m{row['parallel_id']}"}
+        for row in toy_rows
+    ]
+    (tmp_path / "tico19.jsonl").write_text("".join(json.dumps(row) + "\n" for row in more))
+    used = {f"p{item}" for item in range(70)}
+    found, told = encoder_rows(DataFolder(tmp_path), ["toy"], used=used, languages=TOY)
+    assert told == ["10 of toy train", "80 of tico19"]
+    assert len(found) == 90
