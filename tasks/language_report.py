@@ -57,7 +57,7 @@ def language_report(outcome: Outcome, recipe: Recipe) -> LanguageReport:
         points=_points(refs),
         source_counts=_source_counts(selection),
         health=_health(facts, refs, selection),
-        health_warnings=[*facts["warnings"], *read_json(_folder(refs["check"]) / "notes.json")],
+        health_warnings=_warnings(facts, refs, selection),
         verdict_reasons=list(outcome.get("verdict", {}).get("reasons", [])),
         history=_history(outcome),
         trivial=_trivial(refs, selection) if arms else {},
@@ -67,6 +67,15 @@ def language_report(outcome: Outcome, recipe: Recipe) -> LanguageReport:
         timings=dict(outcome["timings"]),
         fingerprints={name: ref.fingerprint for name, ref in refs.items()},
     )
+
+
+def _warnings(
+    facts: Mapping[str, Any], refs: Mapping[str, ArtifactRef], selection: ArtifactRef
+) -> list[str]:
+    """Return what looked wrong with corpora, clusters and selection."""
+    checked: list[str] = read_json(_folder(refs["check"]) / "notes.json")
+    chosen = open_store().manifest(selection)["provenance"]["notes"]
+    return [*facts["warnings"], *checked, *chosen]
 
 
 def _health(

@@ -15,7 +15,8 @@ from compass_core.records import ArtifactRef
 from compass_core.seeding import derive_rng, derive_seed
 from compass_core.selection.exclusion import exclude_rows
 from compass_core.selection.gap import GapTable
-from compass_core.selection.match import measure_match
+from compass_core.selection.match import measure_match, notes_on_match
+from compass_core.selection.nearness import distances_to_usage
 from compass_core.selection.problem import Selection, SelectionProblem
 from compass_core.selection.projection import project_2d
 from compass_core.selection.strategies import select_examples
@@ -63,16 +64,17 @@ def gap_score(
     ``excluded.parquet`` says which rows of the pool may not be taken, why, and what each collides
     with. `settings` are those of `gap_settings`.
     """
+    whole = open_pool(pool)
     excluded = exclude_rows(
         open_sketches(pool_shards(pool)),
+        candidates=whole.languages != language,
         usage=open_sketch(rows["usage"]),
         coverage=open_sketch(rows["coverage"]),
         test=open_sketch(rows["test"]),
         **{name: settings[name] for name in _EXCLUSION_SETTINGS},
     )
-    whole = open_pool(pool)
     own, places = open_own(space), open_places(space)
-    allowed = excluded.allowed & (whole.languages != language)
+    allowed = excluded.allowed
     within = places.distances <= own["radii"][places.ids]
     table = GapTable.from_assignments(
         own["usage_ids"],
@@ -118,6 +120,11 @@ def sample(
     chosen = select_examples(config.strategy, problem, config.budget, rng)
     facts = read_json(open_store().folder(measured["space"]) / "space.json")
     selected = whole.take(chosen.indices)
+    match = measure_match(
+        problem.gap,
+        problem.count_by_cluster(chosen.indices),
+        problem.count_by_cluster(problem.candidates),
+    )
     draft.rows = selected.num_rows
     draft.provenance |= {
         "language": language,
@@ -126,13 +133,9 @@ def sample(
         "budget": config.budget,
         "seed": seed,
         "config": config.model_dump(mode="json"),
-        "notes": list(chosen.notes),
+        "notes": [*chosen.notes, *notes_on_match(match)],
         "details": chosen.details,
-        "match": measure_match(
-            problem.gap,
-            problem.count_by_cluster(chosen.indices),
-            problem.count_by_cluster(problem.candidates),
-        ),
+        "match": match,
         "exclusions": read_json(open_store().folder(measured["gap"]) / "exclusions.json"),
     }
     write_table(draft.folder / "rows.parquet", selected)
@@ -154,12 +157,20 @@ def _problem(
     places = open_places(space)
     texts = {role: _texts(own[role]["rows"]) for role in ("usage", "coverage")}
     whole = open_pool(pool)
+    usage_vectors, vectors = (
+        own_vectors(own["usage"], space),
+        pool_vectors(whole, open_means(space)),
+    )
+    distances = places.distances
+    if config.draw == "nearest":
+        asked = open_own(space)["usage_ids"]
+        distances = distances_to_usage(vectors, places.ids, usage_vectors, asked, distances)
     return SelectionProblem(
         language=language,
         pool_keys=np.concatenate([np.asarray(s.keys) for s in open_sketches(pool_shards(pool))]),
         pool_languages=whole.languages,
         pool_cluster_ids=places.ids,
-        pool_distances=places.distances,
+        pool_distances=distances,
         available=read_array(folder / "available.npy"),
         allowed=read_array(folder / "allowed.npy"),
         gap=GapTable.from_table(read_table(folder / "gap.parquet")),
@@ -171,8 +182,8 @@ def _problem(
         usage_texts=texts["usage"],
         coverage_texts=texts["coverage"],
         pool_texts=whole.iter_texts,
-        usage_vectors=own_vectors(own["usage"], space),
-        pool_vectors=pool_vectors(whole, open_means(space)),
+        usage_vectors=usage_vectors,
+        pool_vectors=vectors,
         dsir_target=config.dsir_target,
     )
 

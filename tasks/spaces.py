@@ -103,14 +103,14 @@ def cluster(
         "assigned": [ref.to_dict() for ref in assigned],
         "means": means.to_dict() if means else None,
     }
-    health = _health(language, draft, own, shards, assigned)
+    health = _health(language, draft, [*own.values(), *shards], shards, assigned, means)
     warnings = check_script_guard(health, config.script_guard) + check_reach(
         health,
         min_retrieval=config.min_retrieval,
         max_usage_outside=config.max_usage_outside,
     )
     facts |= _descriptions(language, draft, own, shards, assigned)
-    facts |= {"health": health.to_dict(), "warnings": warnings}
+    facts |= {"health": health.to_dict(), "warnings": [*warnings, *facts["notes"]]}
     write_json(draft.folder / "space.json", facts)
 
 
@@ -239,7 +239,9 @@ def pool_vectors(pool: Pool, means: ArtifactRef | None) -> Any:
 def assign(draft: Draft, fitted: ArtifactRef, shard: Corpus, means: ArtifactRef | None) -> None:
     """Assign one shard of the pool: ``ids.npy`` and ``distances.npy``."""
     centroids = read_array(open_store().folder(fitted) / "centroids.npy")
-    ids, distances = assign_clusters(pool_vectors(open_corpora([shard]), means), centroids)
+    ids, distances = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32)
+    if shard["rows"].rows:  # a file of the pool may have no row that is wanted
+        ids, distances = assign_clusters(pool_vectors(open_corpora([shard]), means), centroids)
     draft.rows = len(ids)
     write_array(draft.folder / "ids.npy", ids)
     write_array(draft.folder / "distances.npy", distances)
@@ -248,33 +250,39 @@ def assign(draft: Draft, fitted: ArtifactRef, shard: Corpus, means: ArtifactRef 
 def _health(
     language: str,
     draft: Draft,
-    own: dict[str, Corpus],
+    corpora: list[Corpus],
     shards: list[Corpus],
     assigned: Sequence[ArtifactRef],
+    means: ArtifactRef | None,
 ) -> Health:
     pool = open_corpora(shards)
     foreign = np.flatnonzero(pool.languages != language)
     distances = read_array(draft.folder / "usage_distances.npy")
     radii = read_array(draft.folder / "radii.npy")
     topics, names = pool.codes("topic")
+    named = np.array([name != "" for name in names], dtype=np.bool_)
     return cluster_health(
         _places(assigned).ids[foreign],
         pool.languages[foreign],
-        topics=np.asarray(names, dtype=np.str_)[topics[foreign]] if any(names) else None,
+        topics=np.where(named[topics], topics, -1)[foreign] if named.any() else None,
         usage_outside=distances > radii[read_array(draft.folder / "usage_ids.npy")],
-        retrieval=_retrieval(language, [*own.values(), *shards]),
+        retrieval=_retrieval(language, corpora, means),
     )
 
 
-def _retrieval(language: str, corpora: list[Corpus]) -> dict[str, float] | None:
+def _retrieval(
+    language: str, corpora: list[Corpus], means: ArtifactRef | None
+) -> dict[str, float] | None:
     """Return how well translations find each other among all rows of the run."""
     corpora = [corpus for corpus in corpora if corpus["rows"].rows]
     keys = np.concatenate([found.parallel_keys for found in open_sketches(corpora)])
     if not keys.any():
         return None
-    keys[np.flatnonzero(keys)[_RETRIEVAL_ROWS:]] = 0
+    if np.count_nonzero(keys) > _RETRIEVAL_ROWS:  # the smallest keys, so translations stay together
+        keys[keys > np.partition(keys[keys > 0], _RETRIEVAL_ROWS)[_RETRIEVAL_ROWS]] = 0
     everything = open_corpora(corpora)
-    return parallel_retrieval(keys, everything.languages, everything.vectors, first=language)
+    vectors = pool_vectors(everything, means)
+    return parallel_retrieval(keys, everything.languages, vectors, first=language)
 
 
 def _descriptions(

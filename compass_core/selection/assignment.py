@@ -20,7 +20,7 @@ SAME_POINT = 1e-6
 """Vectors nearer than this (1 − cosine) count as one point."""
 PRODUCT_ROWS = 4096
 """Rows per product inside a block: their scores stay in the processor's cache."""
-_MIN_POINTS_FOR_RADIUS = 5
+MIN_POINTS_FOR_RADIUS = 5
 _CHECK_ROWS = 65_536
 
 
@@ -105,7 +105,8 @@ def relevance_radii(
 ) -> NDArray[np.float32]:
     """Return how far each cluster reaches: a quantile of its own fit rows' distances.
 
-    Clusters with fewer than 5 fit rows use the quantile over all rows.
+    Clusters with fewer than `MIN_POINTS_FOR_RADIUS` fit rows use the quantile over all rows but
+    those alone in their cluster, whose distance says nothing.
 
     Args:
         fit_distances: (N,) distances of the fit rows, best from `leave_one_out_distances`.
@@ -118,12 +119,15 @@ def relevance_radii(
     """
     if quantile == 0.0 or len(fit_distances) == 0:
         return np.full(n_clusters, np.inf, dtype=np.float32)
-    radii = np.full(n_clusters, np.quantile(fit_distances, quantile), dtype=np.float32)
+    sizes = np.bincount(fit_cluster_ids, minlength=n_clusters)
+    accompanied = fit_distances[sizes[fit_cluster_ids] > 1]
+    common = np.quantile(accompanied if len(accompanied) else fit_distances, quantile)
+    radii = np.full(n_clusters, common, dtype=np.float32)
     order = np.argsort(fit_cluster_ids, kind="stable")
     bounds = np.searchsorted(fit_cluster_ids[order], np.arange(n_clusters + 1))
     for cluster in range(n_clusters):
         own = fit_distances[order[bounds[cluster] : bounds[cluster + 1]]]
-        if len(own) >= _MIN_POINTS_FOR_RADIUS:
+        if len(own) >= MIN_POINTS_FOR_RADIUS:
             radii[cluster] = np.quantile(own, quantile)
     # The floor keeps exact copies of a fit row inside, whose distance is rounding noise.
     return np.maximum(radii, np.float32(SAME_POINT))

@@ -50,7 +50,7 @@ class Exclusions(NamedTuple):
     removed: pa.Table
 
 
-def exclude_rows(
+def exclude_rows(  # noqa: PLR0913 - one corpus or one rule each
     pool: Sequence[Sketch],
     *,
     usage: Sketch | None = None,
@@ -61,6 +61,7 @@ def exclude_rows(
     exclude_sources: tuple[str, ...] = (),
     near_duplicates: float = 0.8,
     decontaminate: bool = True,
+    candidates: NDArray[np.bool_] | None = None,
 ) -> Exclusions:
     """Find the pool rows that repeat test, usage, coverage or each other, or may not be used.
 
@@ -92,6 +93,9 @@ def exclude_rows(
         exclude_sources: sources not allowed.
         near_duplicates: smallest similarity that excludes, in (0, 1]; 0 looks for copies only.
         decontaminate: whether long runs shared with a test item exclude.
+        candidates: (N,) rows that come into question at all, for example those of other languages
+            than the target; the rest is not allowed, for no reason of this list, and stands in
+            nobody's way. All by default.
 
     Raises:
         DataError: `near_duplicates` outside [0, 1] (E42).
@@ -101,6 +105,8 @@ def exclude_rows(
             f"selection.near_duplicates must lie in [0, 1], got {near_duplicates}.", code="E42"
         )
     found = _Removal(Stack(pool))
+    if candidates is not None:
+        found.allowed &= candidates
     _exclude_references(found, test, usage, coverage, near_duplicates, decontaminate)
     _exclude_labels(found, "licence", licences, ())
     _exclude_labels(found, "source", sources, exclude_sources)

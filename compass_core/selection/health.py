@@ -74,7 +74,7 @@ def cluster_health(
     cluster_ids: NDArray[np.integer[Any]],
     languages: Sequence[str] | NDArray[Any],
     *,
-    topics: Sequence[str] | NDArray[np.str_] | None = None,
+    topics: Sequence[str] | NDArray[Any] | None = None,
     usage_outside: NDArray[np.bool_] | None = None,
     retrieval: dict[str, float] | None = None,
     n_clusters: int | None = None,
@@ -84,7 +84,8 @@ def cluster_health(
     Args:
         cluster_ids: (N,) cluster of each pool example.
         languages: (N,) its language.
-        topics: (N,) its topic; rows with an empty topic are left out of `nmi_topic`.
+        topics: (N,) its topic, as a name or a number; rows with an empty name or a negative number
+            are left out of `nmi_topic`.
         usage_outside: (U,) which usage prompts lie beyond the relevance radius.
         retrieval: from `selection.retrieval.parallel_retrieval`.
         n_clusters: K; by default the largest id + 1.
@@ -267,13 +268,13 @@ def _normalised_information(table: NDArray[np.int64], expected: float) -> tuple[
 
 def _topic_information(
     cluster_ids: NDArray[np.integer[Any]],
-    topics: Sequence[str] | NDArray[np.str_] | None,
+    topics: Sequence[str] | NDArray[Any] | None,
     n_clusters: int,
 ) -> float | None:
     if topics is None:
         return None
-    named = np.asarray(topics, dtype=np.str_)
-    known = named != ""
+    named = np.asarray(topics)
+    known = named >= 0 if named.dtype.kind == "i" else named.astype(np.str_) != ""
     if not known.any():
         return None
     names, codes = np.unique(named[known], return_inverse=True)

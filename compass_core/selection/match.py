@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from compass_core.selection.gap import GapTable, js_divergence
+
+_SAME_BITS = 1e-3
+"""Divergences nearer than this count as equal."""
 
 
 def measure_match(gap: GapTable, selected: ArrayLike, candidates: ArrayLike) -> dict[str, float]:
@@ -35,3 +40,18 @@ def measure_match(gap: GapTable, selected: ArrayLike, candidates: ArrayLike) -> 
         name: js_divergence(gap.usage_share, mix) if mix.sum() > 0 else 1.0
         for name, mix in mixes.items()
     }
+
+
+def notes_on_match(match: Mapping[str, float]) -> list[str]:
+    """Say so where a selection leaves the training data no nearer to the usage than it was.
+
+    Args:
+        match: from `measure_match`.
+    """
+    if match["js_after"] <= match["js_before"] + _SAME_BITS:
+        return []
+    return [
+        f"The selection moves the training data away from the usage: {match['js_before']:.3f} bits "
+        f"before, {match['js_after']:.3f} after. The pool holds too little of what is missing: "
+        "lower `selection.budget`, widen `clustering.relevance_quantile`, or add data."
+    ]

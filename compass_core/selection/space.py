@@ -9,7 +9,7 @@ as they are, and only its new shards are assigned.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from compass_core.config import ClusteringConfig
 from compass_core.seeding import derive_rng, derive_seed
+from compass_core.selection.assignment import MIN_POINTS_FOR_RADIUS
 from compass_core.selection.centring import (
     CentredVectors,
     language_means,
@@ -34,6 +35,9 @@ from compass_core.selection.drawing import Keys, random_priorities
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int32]
+
+MAX_THIN_SHARE = 0.5
+"""Share of clusters with too few rows for a radius of their own that is worth a note."""
 
 
 @dataclass(frozen=True)
@@ -137,13 +141,31 @@ def fit_space(
     # without it, the radius admits new rows at the stated rate.
     distances = leave_one_out_distances(fit, ids, len(centroids))
     own = slice(len(usage), n_own)
+    notes = _notes_on_thin_clusters(ids, len(centroids))
     return Space(
-        clusters=clusters,
+        clusters=replace(clusters, notes=(*clusters.notes, *notes)),
         radii=relevance_radii(distances, ids, len(centroids), config.relevance_quantile),
         usage_ids=ids[: len(usage)],
         usage_distances=distances[: len(usage)],
         coverage_ids=ids[own],
         coverage_distances=distances[own],
+    )
+
+
+def _notes_on_thin_clusters(ids: IntArray, n_clusters: int) -> tuple[str, ...]:
+    """Say what a reader should know about clusters that are too few or too small."""
+    if n_clusters == 1:
+        return (
+            "One cluster holds everything, so there is no gap to see and the selection is a random "
+            "draw. Lower `clustering.min_cluster_sizes`, or use kmeans with more clusters.",
+        )
+    n_thin = int((np.bincount(ids, minlength=n_clusters) < MIN_POINTS_FOR_RADIUS).sum())
+    if n_thin <= n_clusters * MAX_THIN_SHARE:
+        return ()
+    return (
+        f"{n_thin} of {n_clusters} clusters hold fewer than {MIN_POINTS_FOR_RADIUS} of the "
+        f"{len(ids)} rows they were fitted on, and share one relevance radius. Fewer clusters "
+        "would reach as far as their own rows do.",
     )
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from compass_core.selection.allocation import allocate_budget
 from compass_core.selection.gap import GapTable
-from compass_core.selection.match import measure_match
+from compass_core.selection.match import measure_match, notes_on_match
 
 
 def table(usage, coverage, capacity):
@@ -43,3 +43,11 @@ def test_all_three_are_divergences_and_ours_is_never_worse_than_no_selection(usa
     found = measure_match(gap, chosen, gap.capacity)
     assert all(0.0 <= value <= 1.0 for value in found.values())
     assert found["js_after"] <= found["js_before"] + 0.02
+
+
+def test_a_selection_that_moves_away_from_the_usage_is_told():
+    gap = table([10, 10], [10, 9], [50, 50])
+    (note,) = notes_on_match(measure_match(gap, [40, 0], [90, 10]))
+    assert "away from the usage" in note
+    assert "selection.budget" in note
+    assert notes_on_match(measure_match(gap, [0, 1], [90, 10])) == []
