@@ -324,15 +324,13 @@ def main() -> None:
     if not (folder / "scenarios.json").is_file():
         raise SystemExit(f"No data in {folder}: set COMPASS_TEST_DATA.")
     data, names = DataFolder(folder), ("compass", GAP_ARM, *sorted({*STRATEGIES} - {"compass"}))
-    tables: dict[str, Results] = {}
     if chosen.only != "exams":
         shipped = [case for case in read_cases(folder / "scenarios.json") if case.selects]
         cases = [*shipped, *sib200_cases(data)]
-        tables["sib200"] = run_cases(cases, data, chosen.seeds, names)
+        print_tables("sib200", run_cases(cases, data, chosen.seeds, names), names)
     if chosen.only != "sib200":
-        tables["exams"] = run_cases(list(exams_cases(data)), data, chosen.seeds, names)
-    for title, results in tables.items():
-        print_tables(title, results, names)
+        results = run_cases(list(exams_cases(data)), data, chosen.seeds, names)
+        print_tables("exams", results, names)
 
 
 if __name__ == "__main__":

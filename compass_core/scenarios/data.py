@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from compass_core.encoder_fitting import MIN_SHARED_ROWS
 from compass_core.errors import DataError, LanguageError, bounded_list
 from compass_core.languages import canonical_language
 
 ENCODER_ROWS = 800
 """Parallel rows wanted for the encoder; other splits and files help out where there are fewer."""
+
+RESCUE_ROWS = 200
+"""Parallel rows taken on top from a file for languages that have hardly any."""
 
 MIN_ENCODER_ROWS = 60
 """With fewer no encoder is worth fitting."""
@@ -95,8 +100,9 @@ def encoder_rows(
     """Return parallel rows that have nothing to do with a case, and where they are from.
 
     First the train splits of the case's own files; where they leave fewer than `ENCODER_ROWS`, the
-    other splits but test, then other files with translations. No row shares its parallel id with
-    `used`, and only `languages` take part.
+    other splits but test, then other files with translations, which also give `RESCUE_ROWS` more
+    for languages that would have next to none. No row shares its parallel id with
+    `used`, and only `languages` take part, those with too few translations excepted.
 
     Args:
         data: The data folder.
@@ -118,11 +124,14 @@ def encoder_rows(
     steps += [(name, ("", "dev", "val", "validation")) for name in names]
     steps += [(name, ("", "train", "dev", "val", "validation")) for name in others]
     for name, splits in steps:
-        if len(found) >= ENCODER_ROWS:
+        room, thin = ENCODER_ROWS - len(found), _thin(found, wanted)
+        if room <= 0 and not thin:
             break
-        room = ENCODER_ROWS - len(found)
         new = _parallel(data.rows(name), splits, taken | found.keys(), wanted)
-        kept = dict(sorted(new.items())[:room])
+        if room <= 0:
+            room = RESCUE_ROWS
+            new = {key: texts for key, texts in new.items() if thin & texts.keys()}
+        kept = _spread(new, room)
         found |= kept
         if kept:
             told.append(f"{len(kept)} of {name}" + (f" {splits[0]}" if len(splits) == 1 else ""))
@@ -132,7 +141,46 @@ def encoder_rows(
             f"encoder needs {MIN_ENCODER_ROWS}. Add a file with translations to the data folder.",
             code="E51",
         )
+    found = _without_thin(found)
+    left_out = wanted - {language for texts in found.values() for language in texts}
+    if left_out:
+        told.append(f"nothing of {', '.join(sorted(left_out))} (too few translations)")
     return found, told
+
+
+def _spread(rows: Mapping[str, dict[str, str]], room: int) -> dict[str, dict[str, str]]:
+    """Return up to `room` of the items: an equal share for each language first, then as they come.
+
+    Items that all languages have are taken in the order of their ids.
+    """
+    by_language: dict[str, list[str]] = {}
+    for key in sorted(rows):
+        for language in rows[key]:
+            by_language.setdefault(language, []).append(key)
+    share = room // max(len(by_language), 1)
+    first = sorted({key for keys in by_language.values() for key in keys[:share]})
+    order = dict.fromkeys([*first, *sorted(rows)])
+    return {key: rows[key] for key in list(order)[:room]}
+
+
+def _thin(rows: Mapping[str, dict[str, str]], languages: Iterable[str]) -> set[str]:
+    """Return which of `languages` have too few translations to fit anything."""
+    counts = Counter(language for texts in rows.values() for language in texts)
+    return {language for language in languages if counts[language] < MIN_SHARED_ROWS}
+
+
+def _without_thin(rows: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    """Leave out languages with too few translations, until none is left.
+
+    Their texts are encoded all the same, by the n-grams they share with other languages.
+    """
+    while thin := _thin(rows, {language for texts in rows.values() for language in texts}):
+        left = {
+            key: {language: text for language, text in texts.items() if language not in thin}
+            for key, texts in rows.items()
+        }
+        rows = {key: texts for key, texts in left.items() if len(texts) > 1}
+    return rows
 
 
 def _parallel(

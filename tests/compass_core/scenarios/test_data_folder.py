@@ -6,7 +6,7 @@ import pytest
 
 from compass_core.errors import DataError
 from compass_core.scenarios import DataFolder
-from compass_core.scenarios.data import MIN_ENCODER_ROWS, encoder_rows
+from compass_core.scenarios.data import ENCODER_ROWS, MIN_ENCODER_ROWS, encoder_rows
 
 TOY = {"swh_Latn", "eng_Latn", "tur_Latn"}
 
@@ -74,3 +74,46 @@ def test_other_files_with_translations_help_out(tmp_path, toy_folder, toy_rows):
     found, told = encoder_rows(DataFolder(tmp_path), ["toy"], used=used, languages=TOY)
     assert told == ["10 of toy train", "80 of tico19"]
     assert len(found) == 90
+
+
+def write_pairs(folder, pairs):
+    """Write one item per (language, language, count), in that order of ids."""
+    lines = []
+    for first, second, count in pairs:
+        for _ in range(count):
+            item = f"p{len(lines):05}"
+            for language in (first, second):
+                row = {"id": f"{item}-{language}", "language": language, "text": f"x {item}"}
+                lines.append(json.dumps(row | {"parallel_id": item, "split": "train"}))
+    (folder / "pairs.jsonl").write_text("\n".join(lines), encoding="utf-8")
+
+
+def test_every_language_gets_its_share_although_others_come_first(tmp_path):
+    write_pairs(tmp_path, [("sw", "en", ENCODER_ROWS + 50), ("tr", "en", 100)])
+    found, told = encoder_rows(DataFolder(tmp_path), ["pairs"], used=(), languages=TOY)
+    assert len(found) == ENCODER_ROWS
+    assert sum("tur_Latn" in texts for texts in found.values()) == 100
+    assert told == [f"{ENCODER_ROWS} of pairs train"]
+
+
+def test_language_with_too_few_translations_is_left_out_and_named(tmp_path):
+    write_pairs(tmp_path, [("sw", "en", 70), ("tr", "en", 5)])
+    found, told = encoder_rows(DataFolder(tmp_path), ["pairs"], used=(), languages=TOY)
+    assert len(found) == 70
+    assert told == ["75 of pairs train", "nothing of tur_Latn (too few translations)"]
+
+
+def test_other_files_help_languages_that_have_hardly_any_translations(tmp_path, toy_rows):
+    write_pairs(tmp_path, [("sw", "en", ENCODER_ROWS + 50), ("tr", "en", 5)])
+    (tmp_path / "tico19.jsonl").write_text(
+        "".join(
+            json.dumps(row | {"parallel_id": f"t{row['parallel_id']}", "id": f"t{row['id']}"})
+            + "\n"
+            for row in toy_rows
+            if row["language"] != "sw"
+        ),
+        encoding="utf-8",
+    )
+    found, told = encoder_rows(DataFolder(tmp_path), ["pairs"], used=(), languages=TOY)
+    assert told == [f"{ENCODER_ROWS} of pairs train", "80 of tico19"]
+    assert sum("tur_Latn" in texts for texts in found.values()) == 85
