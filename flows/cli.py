@@ -109,7 +109,7 @@ def fit_encoder(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
     text: Annotated[str, typer.Option(help="Column with the text.")] = "text",
     split: Annotated[str, typer.Option(help="Rows whose `split` column says so.")] = "",
-    dimension: Annotated[int, typer.Option(help="Size of the vectors.")] = 128,
+    dimension: Annotated[int, typer.Option(min=2, help="Size of the vectors.")] = 128,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
 ) -> None:
     """Fit a small offline encoder from your own parallel rows (same text in several languages)."""
@@ -155,11 +155,11 @@ def fit_langrank(
 def manifest(
     language: LanguageOption = "",
     run: RunOption = "",
-    examples: Annotated[int, typer.Option(help="Selected examples to list.")] = 10,
+    examples: Annotated[int, typer.Option(min=0, help="Selected examples to list.")] = 10,
     source: Annotated[str, typer.Option(help="Only examples from this source language.")] = "",
     cluster: Annotated[int, typer.Option(help="Only examples of this cluster.")] = -1,
     excluded: Annotated[
-        int, typer.Option(help="Pool rows to list that were not allowed, instead.")
+        int, typer.Option(min=0, help="Pool rows to list that were not allowed, instead.")
     ] = 0,
 ) -> None:
     """What was selected, from which languages, and why; or what could not be, and why not."""
@@ -175,7 +175,9 @@ def manifest(
 def explain(
     language: LanguageOption,
     run: RunOption = "",
-    clusters: Annotated[int, typer.Option(help="Clusters to tell about, widest gap first.")] = 5,
+    clusters: Annotated[
+        int, typer.Option(min=1, help="Clusters to tell about, widest gap first.")
+    ] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Why these examples: the widest gaps, what was missing, what was taken from where."""
@@ -211,7 +213,7 @@ def generate(
         "champion"
     ),
     base: Annotated[str, typer.Option(help="Base model; default: the one it was trained on.")] = "",
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens to generate.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 64,
 ) -> None:
     """Answer one prompt with the adapter in service."""
     from flows.inspecting import generate_answer
@@ -258,7 +260,7 @@ def diff(
 
 @app.command()
 def clean(
-    keep_runs: Annotated[int, typer.Option(help="Newest runs to keep.")] = 10,
+    keep_runs: Annotated[int, typer.Option(min=0, help="Newest runs to keep.")] = 10,
     yes: Annotated[bool, typer.Option("--yes", help="Delete; without it only list.")] = False,
 ) -> None:
     """Delete artefacts that neither a kept run nor a champion needs."""

@@ -34,7 +34,7 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
         f"{found['n_gap_clusters']} have a gap.",
         _match(found["match"]),
         "",
-        "The widest gaps",
+        "The widest gaps" if found["clusters"] else "No cluster has a gap.",
     ]
     for place, cluster in enumerate(found["clusters"], start=1):
         lines += _cluster(place, cluster)

@@ -15,6 +15,8 @@ from tasks.settings import open_store
 _HEALTH = ("nmi_language", "nmi_topic", "median_mixing", "usage_outside", "retrieval_at_1")
 _TEXT = 120
 _EXAMPLES = 2
+_LOOKED_AT = 1_000
+"""Selected examples of a cluster among which the nearest are shown."""
 
 
 def explain_selection(language: str, run: str, n_clusters: int) -> dict[str, Any]:
@@ -60,8 +62,9 @@ def explain_selection(language: str, run: str, n_clusters: int) -> dict[str, Any
             for row in index.by_source_language(language, run).to_pylist()
         },
         "clusters": [
-            _cluster(row, space, index.examples(language, run, _EXAMPLES, cluster=row["cluster"]))
+            _cluster(row, space, index.examples(language, run, _LOOKED_AT, cluster=row["cluster"]))
             for row in clusters[:n_clusters]
+            if row["gap"] > 0
         ],
     }
 
@@ -91,12 +94,16 @@ def _artifacts(run_id: str, language: str) -> dict[str, ArtifactRef]:
 def _cluster(row: dict[str, Any], space: dict[str, Any], examples: Any) -> dict[str, Any]:
     names = ("cluster", "label", "usage_share", "coverage_share", "gap", "capacity", "selected")
     told = {name: row[name] for name in names}
-    asked = space.get("examples", [])
+    asked = space["examples"]
+    # The nearest of each language in turn: what stands for the cluster, and not one language alone.
+    nearest = sorted(examples.to_pylist(), key=lambda example: example["distance"])
+    nearest = list({e["source_language"]: e for e in reversed(nearest)}.values())[::-1]
+    nearest = sorted(nearest, key=lambda example: example["distance"])[:_EXAMPLES]
     return told | {
         "usage_count": row["usage_count"],
         "coverage_count": row["coverage_count"],
-        "sources": _named(row["sources"]),
-        "usage_examples": asked[row["cluster"]] if asked else [],
+        "sources": _named(row["sources"], row["selected"]),
+        "usage_examples": asked[row["cluster"]],
         "selected_examples": [
             {
                 "id": example["id"],
@@ -104,15 +111,17 @@ def _cluster(row: dict[str, Any], space: dict[str, Any], examples: Any) -> dict[
                 "text": _short(example["prompt"] or example["response"]),
                 "reason": example["reason"],
             }
-            for example in examples.to_pylist()
+            for example in nearest
         ],
     }
 
 
-def _named(sources: str) -> str:
-    """Return ``"yor_Latn 2, ben_Beng 1"`` with the languages' names."""
+def _named(sources: str, selected: int) -> str:
+    """Return ``"yor_Latn 2, ben_Beng 1"`` with the languages' names, and how many are others'."""
     parts = [part.split(" ") for part in sources.split(", ") if part]
-    return ", ".join(f"{language_name(code)} {count}" for code, count in parts)
+    told = ", ".join(f"{language_name(code)} {count}" for code, count in parts)
+    others = selected - sum(int(count) for _, count in parts)
+    return f"{told}, others {others}" if others else told
 
 
 def _short(text: str) -> str:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from compass_core.adaptation.base_files import check_targets
 from compass_core.adaptation.checks import check_device_job
-from compass_core.config import Recipe
+from compass_core.config import Recipe, SelectionConfig
 from compass_core.errors import CompassError, InputError, InsufficientPoolError, bounded_list
 from compass_core.languages import language_name
 from compass_core.records import ArtifactRef
@@ -19,6 +19,7 @@ from compass_core.storage import read_table
 from tasks.compute import run_job
 from tasks.settings import open_store
 
+_MAX_LABELS = 12
 _NEED_THE_BUDGET = {"compass", "dsir", "nearest", "proportional", "random"}
 """Strategies that refuse a pool smaller than the budget; the others take what there is."""
 
@@ -39,36 +40,74 @@ def check_training(recipe: Recipe, base_path: str) -> None:
 def budget_check(recipe: Recipe, pool: Sequence[ArtifactRef]) -> Callable[[str], None]:
     """Return a check that refuses a language whose pool cannot fill the budget.
 
-    It counts rows of other languages with an allowed licence. Rows that repeat a test item or are
-    beyond the radius are known only later, so a pool that passes may still turn out too small.
+    It counts rows of other languages with an allowed licence and source. Rows that repeat a test
+    item or are beyond the radius are known only later, so a pool that passes may still turn out
+    too small.
     """
-    allowed = recipe.selection.licences
+    config = recipe.selection
     counts: Counter[str] = Counter()
+    labels: dict[str, set[str]] = {"licences": set(), "sources": set()}
     for shard in pool:
-        counts += _count_languages(shard, allowed)
+        counts += _count_languages(shard, config, labels)
     n_rows = sum(shard.rows for shard in pool)
-    budget = recipe.selection.budget
-    strict = _NEED_THE_BUDGET & {recipe.selection.strategy, *recipe.baselines}
+    strict = _NEED_THE_BUDGET & {config.strategy, *recipe.baselines}
 
     def check(language: str) -> None:
         available = counts.total() - counts[language]
-        if strict and available < budget:
-            licences = f" with a licence of {', '.join(allowed)}" if allowed else ""
-            raise InsufficientPoolError(
-                f"selection.budget={budget} asks for more than the pool has: {available} of "
-                f"{n_rows} rows are of other languages than {language_name(language)} "
-                f"({language}){licences}. Lower `selection.budget` to {available} or less, or add "
-                "data to `data.pool`."
-            )
+        if not strict or available >= config.budget:
+            return
+        advice = f"Lower `selection.budget` to {available} or less, or add data to `data.pool`."
+        if not available:
+            advice = "Add data to `data.pool`."
+        raise InsufficientPoolError(
+            f"selection.budget={config.budget} asks for more than the pool has: {available} of "
+            f"{n_rows} rows are of other languages than {language_name(language)} "
+            f"({language}){_filters(config)}. {advice}{_found(config, labels)}"
+        )
 
     return check
 
 
-def _count_languages(rows: ArtifactRef, licences: tuple[str, ...]) -> Counter[str]:
-    """Return how many rows each language has under one of `licences` (all where none is named)."""
-    table = read_table(open_store().folder(rows) / "rows.parquet", ["language", "licence"])
-    if licences:
-        table = table.filter(pc.is_in(table["licence"], value_set=pa.array(licences, pa.string())))
+def _filters(config: SelectionConfig) -> str:
+    """Return what the configuration allows, for a message."""
+    told = [
+        f"{name} {', '.join(values)}"
+        for name, values in (
+            ("with a licence of", config.licences),
+            ("from", config.sources),
+            ("not from", config.exclude_sources),
+        )
+        if values
+    ]
+    return f", {' and '.join(told)}" if told else ""
+
+
+def _found(config: SelectionConfig, labels: Mapping[str, set[str]]) -> str:
+    """Return the labels that the pool has, where the configuration filters by them."""
+    asked = {"licences": config.licences, "sources": (*config.sources, *config.exclude_sources)}
+    return "".join(
+        f" The pool's {name}: {', '.join(sorted(labels[name])[:_MAX_LABELS]) or 'none'}."
+        for name, values in asked.items()
+        if values
+    )
+
+
+def _count_languages(
+    rows: ArtifactRef, config: SelectionConfig, labels: Mapping[str, set[str]]
+) -> Counter[str]:
+    """Return how many rows that are allowed each language has; gather the labels that occur."""
+    path = open_store().folder(rows) / "rows.parquet"
+    table = read_table(path, ["language", "licence", "source"])
+    for column, name in (("licence", "licences"), ("source", "sources")):
+        labels[name].update(value or "(empty)" for value in table[column].unique().to_pylist())
+    for column, wanted, keep in (
+        ("licence", config.licences, True),
+        ("source", config.sources, True),
+        ("source", config.exclude_sources, False),
+    ):
+        if wanted:
+            inside = pc.is_in(table[column], value_set=pa.array(wanted, pa.string()))
+            table = table.filter(inside if keep else pc.invert(inside))
     found = table["language"].value_counts().to_pylist()
     return Counter({entry["values"]: entry["counts"] for entry in found})
 

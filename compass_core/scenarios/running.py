@@ -19,11 +19,12 @@ from compass_core.ngram_encoder import fit_ngram_encoder
 from compass_core.scenarios.cases import ALL_BUT_TARGET, Case
 from compass_core.scenarios.data import DataFolder, Row, encoder_rows, known_language
 from compass_core.seeding import derive_rng
+from compass_core.selection.centring import CentredVectors
 from compass_core.selection.drawing import Keys, example_keys
 from compass_core.selection.gap import GapTable
 from compass_core.selection.problem import SelectionProblem
 from compass_core.selection.quality import topic_lifts
-from compass_core.selection.space import PlacedSpace, Vectors, build_space
+from compass_core.selection.space import PlacedSpace, Vectors, build_space, take_off
 from compass_core.selection.strategies import select_examples
 
 FloatArray = NDArray[np.float32]
@@ -176,6 +177,7 @@ def make_problem(
 ) -> tuple[SelectionProblem, PlacedSpace]:
     """Return the selection problem of a case, and the space it was measured in."""
     vectors = prepared.vectors
+    languages = prepared.languages
     space = build_space(
         prepared.target,
         Vectors(
@@ -216,8 +218,8 @@ def make_problem(
         usage_texts=[row.text for row in prepared.usage],
         coverage_texts=[row.text for row in prepared.existing],
         pool_texts=lambda: [[row.text for row in prepared.pool]],
-        usage_vectors=vectors["usage"],
-        pool_vectors=vectors["pool"],
+        usage_vectors=take_off(vectors["usage"], space.means[prepared.target]),
+        pool_vectors=CentredVectors(vectors["pool"], languages, space.means),
     )
     return problem, space
 

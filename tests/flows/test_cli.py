@@ -158,8 +158,9 @@ def test_explain_names_the_widest_gaps_and_what_was_taken_for_them(compass):
     assert "translations found" in out
     code, out, _ = compass("explain", "-l", "sw", "--json")
     told = json.loads(out)
-    assert len(told["clusters"]) == 5
+    assert 1 <= len(told["clusters"]) <= 5
     gaps = [cluster["gap"] for cluster in told["clusters"]]
+    assert min(gaps) > 0
     assert gaps == sorted(gaps, reverse=True)
     assert told["match"]["js_after"] < told["match"]["js_random"] < told["match"]["js_before"]
 
