@@ -38,9 +38,12 @@ def corpora(tmp_path_factory):
                 row |= {"choices": list(example.choices), "answer": example.answer_index}
             rows.append(json.dumps(row))
         path.write_text("\n".join(rows) + "\n", encoding="utf-8")
-    pool = [e for e in build_pool() if e.language != "swh_Latn"][::20]
+    pool = [e for e in build_pool() if e.language not in ("swh_Latn", "eng_Latn")][::20]
     parts = [pool[0::3], pool[1::3], pool[2::3]]
     (folder / "pool").mkdir()
+    # A file of which the configuration wants no row at all.
+    english = [e for e in build_pool() if e.language == "eng_Latn"][:5]
+    write_rows(folder / "pool" / "0.jsonl", english)
     for name, part in zip("ab", parts, strict=False):
         write_rows(folder / "pool" / f"{name}.jsonl", part)
     return folder, parts[2]
@@ -56,7 +59,7 @@ def config(folder):
                     role: {"path": str(folder / f"{role}.jsonl")}
                     for role in ("usage", "coverage", "test")
                 },
-                "pool": {"path": str(folder / "pool")},
+                "pool": {"path": str(folder / "pool"), "exclude_languages": ["en"]},
             },
             "clustering": {"n_clusters": [6]},
             "selection": {"budget": 30},

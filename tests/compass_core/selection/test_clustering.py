@@ -180,9 +180,9 @@ def test_a_stray_row_alone_in_its_cluster_is_an_ordinary_cluster():
     assert clusters.cohesion[alone] == pytest.approx(1.0)
     left_out = leave_one_out_distances(rows, clusters.labels, clusters.n_clusters)
     assert left_out[-1] == 1.0
-    # Its radius is the global one: a cluster of one row knows nothing about its reach.
+    # Its radius is that of all others: a cluster of one row knows nothing about its reach.
     radii = relevance_radii(left_out, clusters.labels, clusters.n_clusters, 0.9)
-    assert radii[alone] == pytest.approx(np.quantile(left_out, 0.9))
+    assert radii[alone] == pytest.approx(np.quantile(left_out[:-1], 0.9))
     assert np.isfinite(silhouette_by_row(rows, clusters.labels, clusters.n_clusters)).all()
 
 
@@ -301,3 +301,12 @@ def test_radii_of_left_out_rows_admit_new_rows_of_the_same_kind_at_the_stated_ra
 def test_left_out_distances_of_copies_are_zero():
     vectors = np.repeat(unit(np.ones((1, 8))), 6, axis=0)
     assert leave_one_out_distances(vectors, np.zeros(6, np.int32), 1) == pytest.approx(0, abs=1e-6)
+
+
+def test_rows_alone_in_their_cluster_do_not_widen_the_common_radius():
+    # Two clusters of three rows at distance .2, and four rows alone at the distance of strangers.
+    ids = np.array([0, 0, 0, 1, 1, 1, 2, 3, 4, 5], dtype=np.int32)
+    distances = np.where(ids < 2, 0.2, 1.0).astype(np.float32)
+    np.testing.assert_allclose(relevance_radii(distances, ids, 6, 0.95), 0.2, atol=1e-6)
+    alone = np.arange(4, dtype=np.int32)
+    np.testing.assert_allclose(relevance_radii(np.ones(4, np.float32), alone, 4, 0.95), 1.0)

@@ -225,3 +225,16 @@ def test_copies_of_real_sentences_are_found_and_other_sentences_stay(test_data, 
     found = exclude_rows([sketch(*others), sketch(*copies)], test=test)
     assert found.allowed[: len(others)].mean() > 0.99
     assert found.allowed[len(others) :].mean() < 0.06
+
+
+def test_rows_that_do_not_come_into_question_stand_in_nobodys_way():
+    pool = sketch(
+        {"prompt": "one text", "response": "yes"}, {"prompt": "one text", "response": "yes"}
+    )
+    first, second = (
+        exclude_rows([pool], candidates=np.array(rows)).allowed.tolist()
+        for rows in ([True, False], [False, True])
+    )
+    assert first == [True, False]
+    assert second == [False, True]
+    assert sum(exclude_rows([pool]).allowed) == 1

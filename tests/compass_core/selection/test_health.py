@@ -164,3 +164,11 @@ def test_character_ngrams_of_real_sentences_are_refused_and_centring_repairs_the
         check_script_guard(raw)
     centred = health_of(centre_languages(vectors, languages)[0])
     assert centred.nmi_language < raw.nmi_language - 0.2
+
+
+def test_topics_as_numbers_give_what_their_names_give():
+    ids, languages = assigned(follow=0.2)
+    names = np.array([("", "a", "b", "c")[i % 4] for i in range(len(ids))])
+    codes = np.array([(-1, 0, 1, 2)[i % 4] for i in range(len(ids))], dtype=np.int32)
+    by_name = cluster_health(ids, languages, topics=names)
+    assert cluster_health(ids, languages, topics=codes).nmi_topic == by_name.nmi_topic

@@ -98,3 +98,11 @@ def test_same_seed_gives_the_same_space(vectors):
     first, second = build(vectors), build(vectors)
     assert (first.clusters.centroids == second.clusters.centroids).all()
     assert (first.pool_ids == second.pool_ids).all()
+
+
+def test_one_cluster_and_thin_clusters_are_told(vectors):
+    one = build(vectors, ClusteringConfig(n_clusters=(1,)))
+    assert any("One cluster holds everything" in note for note in one.clusters.notes)
+    thin = build(vectors, ClusteringConfig(n_clusters=(40,)))
+    assert any("hold fewer than 5 of the 90 rows" in note for note in thin.clusters.notes)
+    assert not build(vectors).clusters.notes
