@@ -24,7 +24,7 @@ from compass_core.selection.drawing import Keys, example_keys
 from compass_core.selection.gap import GapTable
 from compass_core.selection.problem import SelectionProblem
 from compass_core.selection.quality import topic_lifts
-from compass_core.selection.space import PlacedSpace, Vectors, build_space, take_off
+from compass_core.selection.space import PlacedSpace, Vectors, build_space, needs_pool, take_off
 from compass_core.selection.strategies import select_examples
 
 FloatArray = NDArray[np.float32]
@@ -32,6 +32,9 @@ FloatArray = NDArray[np.float32]
 CLUSTERING = ClusteringConfig(n_clusters=(200,), fit_on="usage+coverage+pool", script_guard="off")
 """An encoder fitted on a few hundred rows blurs topics: fine clusters, fitted on the pool as well,
 hold them apart better than the few that a hundred usage prompts would suggest."""
+
+ROWS_PER_CLUSTER = 15
+"""A small case gets fewer clusters: this many rows of the fit for each."""
 
 SELECTION = SelectionConfig(rule="gap")
 """The budget goes where usage exceeds coverage. `waterfill`, which evens out the whole mix, spends
@@ -187,7 +190,7 @@ def make_problem(
             pool_languages=prepared.languages,
             pool_keys=prepared.keys,
         ),
-        clustering,
+        _affordable(clustering, prepared),
         centre=True,
         seed=seed,
     )
@@ -222,6 +225,16 @@ def make_problem(
         pool_vectors=CentredVectors(vectors["pool"], languages, space.means),
     )
     return problem, space
+
+
+def _affordable(clustering: ClusteringConfig, prepared: PreparedCase) -> ClusteringConfig:
+    """Return `clustering` with no more clusters than a small case can fill."""
+    n_rows = len(prepared.usage) + len(prepared.existing)
+    if needs_pool(clustering, len(prepared.existing)):
+        n_rows += min(len(prepared.pool), clustering.pool_fit_sample)
+    most = max(n_rows // ROWS_PER_CLUSTER, 2)
+    capped = tuple(dict.fromkeys(min(k, most) for k in clustering.n_clusters))
+    return clustering.model_copy(update={"n_clusters": capped})
 
 
 def _pool(case: Case, data: DataFolder, target: str, own: Sequence[Row]) -> list[Row]:
