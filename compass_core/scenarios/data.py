@@ -15,7 +15,14 @@ from compass_core.errors import DataError, LanguageError, bounded_list
 from compass_core.languages import canonical_language
 
 ENCODER_ROWS = 800
-"""Parallel rows wanted for the encoder; other splits and files help out where there are fewer."""
+"""Texts per language wanted for the encoder; other splits and files help where there are fewer."""
+
+MAX_ENCODER_ROWS = 3_000
+"""Parallel rows taken at most; kernels grow with their square."""
+
+MIN_HELPER_SHARE = 0.5
+"""A file of another kind helps everybody only if its items are in this share of the languages:
+many items of a few languages would bend the space towards what those few talk about."""
 
 RESCUE_ROWS = 200
 """Parallel rows taken on top from a file for languages that have hardly any."""
@@ -29,7 +36,7 @@ _HELPERS = ("sib200", "multiq", "tico19", "xquad", "global_mmlu_lite", "exams")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a data file; `language` in canonical form where it has one."""
+    """One row of a data file; `language` canonical where it can be, `text` with its options."""
 
     id: str
     language: str
@@ -99,10 +106,11 @@ def encoder_rows(
 ) -> tuple[dict[str, dict[str, str]], list[str]]:
     """Return parallel rows that have nothing to do with a case, and where they are from.
 
-    First the train splits of the case's own files; where they leave fewer than `ENCODER_ROWS`, the
-    other splits but test, then other files with translations, which also give `RESCUE_ROWS` more
-    for languages that would have next to none. No row shares its parallel id with
-    `used`, and only `languages` take part, those with too few translations excepted.
+    First the train splits of the case's own files; where they leave fewer than `ENCODER_ROWS` texts
+    per language, the other splits but test, then other files whose items most languages have. Any
+    file also gives `RESCUE_ROWS` more for languages that would have next to none. No row shares its
+    parallel id with `used`, and only `languages` take part, those with too few translations
+    excepted.
 
     Args:
         data: The data folder.
@@ -124,10 +132,11 @@ def encoder_rows(
     steps += [(name, ("", "dev", "val", "validation")) for name in names]
     steps += [(name, ("", "train", "dev", "val", "validation")) for name in others]
     for name, splits in steps:
-        room, thin = ENCODER_ROWS - len(found), _thin(found, wanted)
-        if room <= 0 and not thin:
+        thin = _thin(found, wanted)
+        if _texts_per_language(found, wanted) >= ENCODER_ROWS and not thin:
             break
         new = _parallel(data.rows(name), splits, taken | found.keys(), wanted)
+        room = _room(found, new, wanted, helper=name not in names)
         if room <= 0:
             room = RESCUE_ROWS
             new = {key: texts for key, texts in new.items() if thin & texts.keys()}
@@ -146,6 +155,31 @@ def encoder_rows(
     if left_out:
         told.append(f"nothing of {', '.join(sorted(left_out))} (too few translations)")
     return found, told
+
+
+def _texts_per_language(rows: Mapping[str, dict[str, str]], languages: set[str]) -> float:
+    """Return the mean number of texts over `languages`."""
+    return sum(len(texts) for texts in rows.values()) / len(languages)
+
+
+def _room(
+    found: Mapping[str, dict[str, str]],
+    new: Mapping[str, dict[str, str]],
+    languages: set[str],
+    *,
+    helper: bool,
+) -> int:
+    """Return how many of the `new` items bring the languages to `ENCODER_ROWS` texts on the mean.
+
+    0 where nothing is wanted, or where a helper's items are in too few of the languages.
+    """
+    if not new:
+        return 0
+    share = _texts_per_language(new, languages) / len(new)
+    if helper and share < MIN_HELPER_SHARE:
+        return 0
+    missing = ENCODER_ROWS - _texts_per_language(found, languages)
+    return max(0, min(round(missing / share), MAX_ENCODER_ROWS - len(found)))
 
 
 def _spread(rows: Mapping[str, dict[str, str]], room: int) -> dict[str, dict[str, str]]:
@@ -215,10 +249,13 @@ def _read_rows(path: Path) -> list[Row]:
 
 
 def _row(values: Mapping[str, Any]) -> Row:
+    text = str(values.get("text") or values.get("question") or values["context"])
+    # "Which of these is right?" says what it is about in its options only.
+    text = " ".join([text, *map(str, values.get("choices") or ())])
     return Row(
         id=str(values["id"]),
         language=known_language(str(values["language"])),
-        text=str(values.get("text") or values.get("question") or values["context"]),
+        text=text,
         topic=str(values.get("topic") or ""),
         split=str(values.get("split") or ""),
         parallel_id=str(values.get("parallel_id") or ""),

@@ -6,7 +6,12 @@ import pytest
 
 from compass_core.errors import DataError
 from compass_core.scenarios import DataFolder
-from compass_core.scenarios.data import ENCODER_ROWS, MIN_ENCODER_ROWS, encoder_rows
+from compass_core.scenarios.data import (
+    ENCODER_ROWS,
+    MAX_ENCODER_ROWS,
+    MIN_ENCODER_ROWS,
+    encoder_rows,
+)
 
 TOY = {"swh_Latn", "eng_Latn", "tur_Latn"}
 
@@ -88,12 +93,41 @@ def write_pairs(folder, pairs):
     (folder / "pairs.jsonl").write_text("\n".join(lines), encoding="utf-8")
 
 
-def test_every_language_gets_its_share_although_others_come_first(tmp_path):
-    write_pairs(tmp_path, [("sw", "en", ENCODER_ROWS + 50), ("tr", "en", 100)])
+def test_items_of_few_languages_are_taken_until_every_language_has_its_texts_on_the_mean(tmp_path):
+    write_pairs(tmp_path, [("sw", "en", 2 * ENCODER_ROWS), ("tr", "en", 100)])
     found, told = encoder_rows(DataFolder(tmp_path), ["pairs"], used=(), languages=TOY)
-    assert len(found) == ENCODER_ROWS
-    assert sum("tur_Latn" in texts for texts in found.values()) == 100
-    assert told == [f"{ENCODER_ROWS} of pairs train"]
+    assert sum(len(texts) for texts in found.values()) == 3 * ENCODER_ROWS
+    assert sum("tur_Latn" in texts for texts in found.values()) == 100  # its share comes first
+    assert told == [f"{ENCODER_ROWS * 3 // 2} of pairs train"]
+
+
+def test_no_more_rows_are_taken_than_kernels_can_bear(tmp_path):
+    languages = ("sw", "en", "tr", "fr", "de", "es", "it", "pt")
+    pairs = [(first, "en", 900) for first in languages if first != "en"]
+    write_pairs(tmp_path, pairs)
+    data = DataFolder(tmp_path)
+    wanted = {row.language for row in data.rows("pairs")}
+    found, _ = encoder_rows(data, ["pairs"], used=(), languages=wanted)
+    assert len(found) == MAX_ENCODER_ROWS
+
+
+def test_helping_file_of_few_languages_gives_nothing_to_those_that_have_enough(tmp_path):
+    others = ("en", "fr", "de", "es", "it", "pt")
+    write_pairs(tmp_path, [("sw", other, 40) for other in others])
+    lines = (tmp_path / "pairs.jsonl").read_text(encoding="utf-8").replace('"p0', '"q0')
+    rows = [line for line in lines.splitlines() if '"sw"' in line or '"en"' in line]
+    (tmp_path / "tico19.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    data = DataFolder(tmp_path)
+    wanted = {row.language for row in data.rows("pairs")}
+    _, told = encoder_rows(data, ["pairs"], used=(), languages=wanted)
+    assert told == ["240 of pairs train"]
+
+
+def test_options_of_a_question_are_part_of_its_text(tmp_path):
+    row = {"id": "a", "language": "en", "question": "Which?", "choices": ["A cell", "A star"]}
+    (tmp_path / "mcq.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    (found,) = DataFolder(tmp_path).rows("mcq")
+    assert found.text == "Which? A cell A star"
 
 
 def test_language_with_too_few_translations_is_left_out_and_named(tmp_path):
@@ -104,7 +138,7 @@ def test_language_with_too_few_translations_is_left_out_and_named(tmp_path):
 
 
 def test_other_files_help_languages_that_have_hardly_any_translations(tmp_path, toy_rows):
-    write_pairs(tmp_path, [("sw", "en", ENCODER_ROWS + 50), ("tr", "en", 5)])
+    write_pairs(tmp_path, [("sw", "en", 2 * ENCODER_ROWS), ("tr", "en", 5)])
     (tmp_path / "tico19.jsonl").write_text(
         "".join(
             json.dumps(row | {"parallel_id": f"t{row['parallel_id']}", "id": f"t{row['id']}"})
@@ -115,5 +149,5 @@ def test_other_files_help_languages_that_have_hardly_any_translations(tmp_path, 
         encoding="utf-8",
     )
     found, told = encoder_rows(DataFolder(tmp_path), ["pairs"], used=(), languages=TOY)
-    assert told == [f"{ENCODER_ROWS} of pairs train", "80 of tico19"]
+    assert told == [f"{ENCODER_ROWS * 3 // 2} of pairs train", "80 of tico19"]
     assert sum("tur_Latn" in texts for texts in found.values()) == 85
