@@ -97,11 +97,11 @@ def show_excluded(language: str, run: str, *, limit: int) -> None:
     """Print pool rows that could not be selected, why, and what they collide with."""
     from tasks.explaining import excluded_rows
 
-    rows = excluded_rows(canonical_language(language), run or "last")
-    OUT.print(f"{len(rows)} pool rows were not allowed.", markup=False)
+    n_rows, rows = excluded_rows(canonical_language(language), run or "last", limit)
+    OUT.print(f"{n_rows} pool rows were not allowed.", markup=False)
     print_table(
         ("id", "why", "collides with"),
-        [(row["id"], row["reason"], row["other_id"]) for row in rows[:limit]],
+        [(row["id"], row["reason"], row["other_id"]) for row in rows],
     )
 
 

@@ -69,14 +69,13 @@ def explain_selection(language: str, run: str, n_clusters: int) -> dict[str, Any
     }
 
 
-def excluded_rows(language: str, run: str) -> list[dict[str, Any]]:
-    """Return the pool rows that could not be selected, each with its reason, as JSON values."""
+def excluded_rows(language: str, run: str, limit: int) -> tuple[int, list[dict[str, Any]]]:
+    """Return how many pool rows could not be selected, and the first `limit` with their reasons."""
     summary = catalog().selection_summary(language, run)
     ref = _artifacts(summary["run_id"], language)["gap-score"]
-    rows: list[dict[str, Any]] = read_table(
-        open_store().folder(ref) / "excluded.parquet", ["id", "reason", "other_id"]
-    ).to_pylist()
-    return rows
+    path = open_store().folder(ref) / "excluded.parquet"
+    rows = read_table(path, ["id", "reason", "other_id"])
+    return rows.num_rows, rows.slice(0, limit).to_pylist()
 
 
 def _artifacts(run_id: str, language: str) -> dict[str, ArtifactRef]:
@@ -95,10 +94,11 @@ def _cluster(row: dict[str, Any], space: dict[str, Any], examples: Any) -> dict[
     names = ("cluster", "label", "usage_share", "coverage_share", "gap", "capacity", "selected")
     told = {name: row[name] for name in names}
     asked = space["examples"]
-    # The nearest of each language in turn: what stands for the cluster, and not one language alone.
-    nearest = sorted(examples.to_pylist(), key=lambda example: example["distance"])
-    nearest = list({e["source_language"]: e for e in reversed(nearest)}.values())[::-1]
-    nearest = sorted(nearest, key=lambda example: example["distance"])[:_EXAMPLES]
+    # One of each language, the nearest first: what stands for the cluster, not for one language.
+    by_language: dict[str, dict[str, Any]] = {}
+    for example in sorted(examples.to_pylist(), key=lambda example: example["distance"]):
+        by_language.setdefault(example["source_language"], example)
+    nearest = list(by_language.values())[:_EXAMPLES]
     return told | {
         "usage_count": row["usage_count"],
         "coverage_count": row["coverage_count"],
