@@ -61,7 +61,7 @@ class Places(NamedTuple):
     distances: NDArray[np.float32]
 
 
-@stage("cluster", 2, libraries=("scikit-learn", "numpy"))
+@stage("cluster", 3, libraries=("scikit-learn", "numpy"))
 def cluster(
     draft: Draft,
     language: str,
@@ -100,6 +100,7 @@ def cluster(
     draft.provenance["parts"] = [ref.path for ref in parts]
     draft.rows = fitted.rows
     facts = read_json(folder / "fit.json") | {
+        "fit": fitted.to_dict(),
         "assigned": [ref.to_dict() for ref in assigned],
         "means": means.to_dict() if means else None,
     }

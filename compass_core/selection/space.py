@@ -36,6 +36,9 @@ from compass_core.selection.drawing import Keys, random_priorities
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int32]
 
+HELD_OUT = "coverage+pool"
+"""`fit_on` that keeps usage out, so that it is a fair reference for later usage."""
+
 MAX_THIN_SHARE = 0.5
 """Share of clusters with too few rows for a radius of their own that is worth a note."""
 
@@ -121,18 +124,16 @@ def fit_space(
         config: Method, grid, choice, radius.
         seed: Run seed.
     """
-    parts = [usage, *([coverage] if len(coverage) else [])]
-    n_own = sum(len(part) for part in parts)
-    if pool_sample is not None and len(pool_sample):
-        parts.append(pool_sample)
-    fit = np.concatenate(parts)
+    held_out = config.fit_on == HELD_OUT
+    own = [part for part in ([coverage] if held_out else [usage, coverage]) if len(part)]
+    fit = np.concatenate([*own, *([] if pool_sample is None else [pool_sample])])
     clusters = fit_clusters(
         fit,
         method=config.method,
         n_clusters=config.n_clusters,
         min_cluster_sizes=config.min_cluster_sizes,
-        choose_by=config.choose_by,
-        n_usage=len(usage),
+        choose_by="silhouette" if held_out else config.choose_by,
+        n_usage=0 if held_out else len(usage),
         seed=derive_seed(seed, "cluster", language) % 2**31,
     )
     centroids = clusters.centroids
@@ -140,15 +141,20 @@ def fit_space(
     # A row lies nearer to a centroid that it helped to place than any new row can: measured
     # without it, the radius admits new rows at the stated rate.
     distances = leave_one_out_distances(fit, ids, len(centroids))
-    own = slice(len(usage), n_own)
+    radii = relevance_radii(distances, ids, len(centroids), config.relevance_quantile)
     notes = _notes_on_thin_clusters(ids, len(centroids))
+    if held_out:
+        usage_ids, usage_distances = assign_clusters(usage, centroids)
+    else:
+        usage_ids, usage_distances = ids[: len(usage)], distances[: len(usage)]
+    covered = slice(0, len(coverage)) if held_out else slice(len(usage), len(usage) + len(coverage))
     return Space(
         clusters=replace(clusters, notes=(*clusters.notes, *notes)),
-        radii=relevance_radii(distances, ids, len(centroids), config.relevance_quantile),
-        usage_ids=ids[: len(usage)],
-        usage_distances=distances[: len(usage)],
-        coverage_ids=ids[own],
-        coverage_distances=distances[own],
+        radii=radii,
+        usage_ids=usage_ids,
+        usage_distances=usage_distances,
+        coverage_ids=ids[covered],
+        coverage_distances=distances[covered],
     )
 
 
@@ -207,7 +213,7 @@ def build_space(
 
 def needs_pool(config: ClusteringConfig, n_coverage: int) -> bool:
     """Say whether pool rows take part in the fit: asked for, or there is no coverage."""
-    return n_coverage == 0 or config.fit_on == "usage+coverage+pool"
+    return n_coverage == 0 or config.fit_on != "usage+coverage"
 
 
 def sample_rows(

@@ -1,9 +1,12 @@
 """The space of one language: who takes part in the fit, who is assigned, what is centred."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from compass_core.config import ClusteringConfig
+from compass_core.selection.assignment import assign_clusters
 from compass_core.selection.space import Vectors, build_space, locate
 
 CONFIG = ClusteringConfig(n_clusters=(3,), relevance_quantile=0.95)
@@ -71,6 +74,18 @@ def test_without_coverage_the_pool_helps_to_fit(vectors):
 def test_pool_takes_part_in_the_fit_when_asked(vectors):
     config = ClusteringConfig(n_clusters=(4,), fit_on="usage+coverage+pool")
     assert len(set(build(vectors, config).pool_ids.tolist())) == 4
+
+
+def test_usage_that_is_held_out_changes_no_centroid_and_no_radius(vectors):
+    config = CONFIG.model_copy(update={"fit_on": "coverage+pool"})
+    other = replace(vectors, usage=np.roll(vectors.usage, 3, axis=1)[:7])
+    one, two = build(vectors, config), build(other, config)
+    np.testing.assert_array_equal(one.clusters.centroids, two.clusters.centroids)
+    np.testing.assert_array_equal(one.radii, two.radii)
+    np.testing.assert_array_equal(one.coverage_ids, two.coverage_ids)
+    assert len(two.usage_ids) == 7
+    expected, _ = assign_clusters(vectors.usage, one.clusters.centroids)
+    np.testing.assert_array_equal(one.usage_ids, expected)
 
 
 def test_centring_takes_out_what_a_language_has_in_common(vectors):
