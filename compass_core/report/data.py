@@ -1,22 +1,23 @@
 """What a report shows, as plain values; ``report.json`` keeps them so that a page can be re-made.
 
     RunReport ── LanguageReport ── ArmResult, ClusterRow, MapPoint
-              └─ StudyReport
+              ├─ StudyReport
+              └─ ContinualReport
 
 Shares, accuracies and differences are fractions; ``None`` or NaN means "not measured" (a dash).
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from compass_core.errors import DataError
+from compass_core.report import continual_data
+from compass_core.report.continual_data import ContinualReport
+from compass_core.report.values import dump, known, load, many
 
 REPORT_VERSION = 1
 """Version of ``report.json``; raised when a reader of the old one would misread the new one."""
@@ -215,6 +216,7 @@ class RunReport:
         notes: Honest labels: what the numbers are not evidence of.
         languages: One report each.
         study: The study, if the run was one.
+        continual: The continual study, if the run was one.
         versions: Versions of libraries, models and the package.
         links: Where the user interfaces and files of the run are.
         confidence: Level of all intervals.
@@ -230,6 +232,7 @@ class RunReport:
     notes: list[str] = field(default_factory=list)
     languages: list[LanguageReport] = field(default_factory=list)
     study: StudyReport | None = None
+    continual: ContinualReport | None = None
     versions: dict[str, str] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)
     confidence: float = 0.95
@@ -315,9 +318,7 @@ def summarise_run(report: RunReport, href: str) -> RunSummary:
 
 def to_json(report: RunReport) -> str:
     """Return `report` as JSON; what was not measured becomes null."""
-    values = {"report_version": REPORT_VERSION, **_plain(dataclasses.asdict(report))}
-    text = json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
-    return text.encode(errors="replace").decode()
+    return dump(report, REPORT_VERSION)
 
 
 def from_json(text: str) -> RunReport:
@@ -326,41 +327,7 @@ def from_json(text: str) -> RunReport:
     Raises:
         DataError: `text` is not such a report, or one of another version.
     """
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"report.json: not JSON (line {error.lineno}, column {error.colno}: {error.msg}). "
-            "The file is damaged or not a report; render the run again."
-        ) from None
-    found = values.get("report_version") if isinstance(values, dict) else None
-    if found != REPORT_VERSION:
-        raise DataError(
-            f"report.json: report_version {REPORT_VERSION} is needed, found {found!r}. "
-            "Render it with the version of COMPASS that wrote it."
-        )
-    try:
-        return _run(values)
-    except (TypeError, ValueError, AttributeError, KeyError) as error:
-        raise DataError(
-            f"report.json: not a run report: {error}. Compare it with a fresh report.json."
-        ) from None
-
-
-def _plain(value: Any) -> Any:
-    """Return `value` with JSON keys as text and unmeasured numbers as ``None``."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def _known(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    names = {item.name for item in dataclasses.fields(kind)}
-    return {name: value for name, value in values.items() if name in names}
+    return load(text, file="report.json", version=REPORT_VERSION, build=_run, what="run report")
 
 
 def _with_shares(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -369,23 +336,21 @@ def _with_shares(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, **{name: math.nan if x is None else x for name, x in shares.items()}}
 
 
-def _many(kind: Any, rows: Iterable[Mapping[str, Any]]) -> list[Any]:
-    return [kind(**_known(kind, row)) for row in rows]
-
-
 def _run(values: Mapping[str, Any]) -> RunReport:
-    kept = _known(RunReport, values)
+    kept = known(RunReport, values)
     kept["languages"] = [_language(row) for row in values.get("languages", [])]
     study = values.get("study")
     kept["study"] = _study(study) if study else None
+    continual = values.get("continual")
+    kept["continual"] = continual_data.from_values(continual) if continual else None
     return RunReport(**kept)
 
 
 def _language(values: Mapping[str, Any]) -> LanguageReport:
-    kept = _known(LanguageReport, values)
-    kept["arms"] = _many(ArmResult, values.get("arms", []))
-    kept["clusters"] = _many(ClusterRow, map(_with_shares, values.get("clusters", [])))
-    kept["points"] = _many(MapPoint, values.get("points", []))
+    kept = known(LanguageReport, values)
+    kept["arms"] = many(ArmResult, values.get("arms", []))
+    kept["clusters"] = many(ClusterRow, map(_with_shares, values.get("clusters", [])))
+    kept["points"] = many(MapPoint, values.get("points", []))
     kept["source_counts"] = {
         source: {int(cluster): count for cluster, count in counts.items()}
         for source, counts in values.get("source_counts", {}).items()
@@ -397,7 +362,7 @@ def _language(values: Mapping[str, Any]) -> LanguageReport:
 
 
 def _study(values: Mapping[str, Any]) -> StudyReport:
-    kept = _known(StudyReport, values)
-    kept["cells"] = _many(StudyCell, values["cells"])
-    kept["comparisons"] = _many(Comparison, values.get("comparisons", []))
+    kept = known(StudyReport, values)
+    kept["cells"] = many(StudyCell, values["cells"])
+    kept["comparisons"] = many(Comparison, values.get("comparisons", []))
     return StudyReport(**kept)
