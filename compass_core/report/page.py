@@ -1,14 +1,11 @@
 """One self-contained HTML page per run, and an index of runs.
 
-The page needs nothing but itself: style and plots are inline, there is no script, and its own
-content policy forbids loading anything. `markup` escapes whatever comes from the data.
+The page needs nothing but itself (`document`), and `markup` escapes whatever comes from the data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from importlib import resources
 from pathlib import Path
 
 from compass_core import storage
@@ -21,6 +18,7 @@ from compass_core.report.data import (
     mean,
     to_json,
 )
+from compass_core.report.document import document
 from compass_core.report.language_section import render_language
 from compass_core.report.markup import (
     Child,
@@ -51,10 +49,6 @@ from compass_core.report.study_section import render_study
 PAGE_NAME = "report.html"
 DATA_NAME = "report.json"
 
-_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
-    "form-action 'none'"
-)
 _HEADLINE_ARMS = ("zero-shot", "target-only", "random")
 
 
@@ -75,7 +69,7 @@ def render_report(report: RunReport) -> str:
     if not report.languages and report.study is None:
         body.append(tag("p", "This run has no languages yet.", class_="note"))
     body.append(_footer(report))
-    return _document(f"{report.title} · {report.run_id}", body)
+    return document(f"{report.title} · {report.run_id}", body)
 
 
 def render_index(runs: Sequence[RunSummary]) -> str:
@@ -103,29 +97,7 @@ def render_index(runs: Sequence[RunSummary]) -> str:
         if rows
         else tag("p", "No run yet. Start one with: ", tag("code", "compass adapt"), class_="note")
     )
-    return _document("COMPASS runs", [head, tag("section", content, class_="card")])
-
-
-@cache
-def _style() -> str:
-    asset = resources.files("compass_core.report").joinpath("assets/report.css")
-    return asset.read_text(encoding="utf-8")
-
-
-def _document(title: str, body: Sequence[Child]) -> str:
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("meta", name="referrer", content="no-referrer"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("title", clean(title)),
-        tag("style", Html(_style())),
-    )
-    page = tag("html", head, tag("body", tag("main", *body)), lang="en")
-    # Half a surrogate pair in the data must not keep the page from being written.
-    return f"<!doctype html>\n{page}\n".encode(errors="replace").decode()
+    return document("COMPASS runs", [head, tag("section", content, class_="card")])
 
 
 def _head(report: RunReport) -> Html:
