@@ -34,7 +34,7 @@ from compass_core.adapter_files import (
     adapter_sha256,
 )
 from compass_core.config import TrainingConfig
-from compass_core.errors import ModelError, bounded_list
+from compass_core.errors import ConfigError, ModelError, bounded_list
 from compass_core.seeding import derive_seed
 from compass_core.storage import (
     read_json,
@@ -49,6 +49,11 @@ logger = logging.getLogger(__name__)
 CARD_NAME = "README.md"
 PROVEN_NAMES = (WEIGHTS_NAME, CONFIG_NAME, CARD_NAME)
 FORMAT_VERSION = 1
+_SHAPING = frozenset(
+    {"r", "lora_alpha", "target_modules", "use_dora", "use_rslora", "bias", "lora_bias"}
+    | {"modules_to_save", "rank_pattern", "alpha_pattern", "layers_to_transform", "exclude_modules"}
+)
+"""Settings of an adapter that decide which weights it has and what they mean."""
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
@@ -276,8 +281,32 @@ def load_adapter(base: Base, folder: Path) -> PeftModel:
         ModelError: see `verify_adapter`; also E30 non-finite weights, E31 shapes that do not fit,
             E33 trained on another base, E34 an unsupported kind of adapter.
     """
-    identity = verify_adapter(folder)
-    trained_on = identity["base"]
+    _require_base(base, folder)
+    settings = _read_lora_config(folder)
+    return _attach_saved(base, folder, settings).eval()
+
+
+def continue_adapter(base: Base, folder: Path, config: TrainingConfig) -> PeftModel:
+    """Attach a saved adapter to `base` so that training can go on from its weights.
+
+    Args:
+        base: The base the adapter was trained on.
+        folder: The saved adapter.
+        config: The training to come; kind, rank, scale and layers must be the adapter's.
+
+    Raises:
+        ModelError: see `load_adapter`; E35 unknown target modules.
+        ConfigError: E42 `config` describes another adapter.
+    """
+    _require_base(base, folder)
+    _read_lora_config(folder)
+    wanted = lora_config(base, config)
+    _require_same_kind(read_json(folder / CONFIG_NAME), wanted.to_dict(), folder.name)
+    return _attach_saved(base, folder, wanted)
+
+
+def _require_base(base: Base, folder: Path) -> None:
+    trained_on = verify_adapter(folder)["base"]
     if trained_on["fingerprint"] != base.fingerprint:
         raise ModelError(
             f"The adapter {folder.name} was trained on base {trained_on['id']} "
@@ -285,7 +314,29 @@ def load_adapter(base: Base, folder: Path) -> PeftModel:
             "Load the base it was trained on, or train it again on this one.",
             code="E33",
         )
-    settings = _read_lora_config(folder)
+
+
+def _require_same_kind(saved: Mapping[str, Any], wanted: Mapping[str, Any], name: str) -> None:
+    """Refuse a training configuration that describes another adapter than the saved one."""
+    differing = [
+        f"{key} is {shown} in training.* and {found} in the adapter"
+        for key in sorted({*saved, *wanted} & _SHAPING)
+        if (shown := _plain(wanted.get(key))) != (found := _plain(saved.get(key)))
+    ]
+    if differing:
+        raise ConfigError(
+            f"An update keeps the adapter it starts from, but {name} was trained otherwise:\n"
+            f"{bounded_list(differing)}\nSet training.adapter, lora_rank, lora_alpha and "
+            "target_modules to what the adapter has, or train a new one.",
+            code="E42",
+        )
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set | list | tuple) else value or None
+
+
+def _attach_saved(base: Base, folder: Path, settings: LoraConfig) -> PeftModel:
     state = _read_weights(folder)
     with seeded(0, base.device):
         model = _inject(base, settings)
@@ -303,7 +354,7 @@ def load_adapter(base: Base, folder: Path) -> PeftModel:
     except BaseException:
         detach_adapter(model)
         raise
-    return model.eval()
+    return model
 
 
 def _read_lora_config(folder: Path) -> LoraConfig:

@@ -12,11 +12,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from compass_core.config import BaseConfig, EvaluationConfig, TrainingConfig
 from compass_core.records import Example, table_to_examples
 from compass_core.storage import read_table, write_json, write_table, write_text
+
+if TYPE_CHECKING:
+    from compass_core.adaptation.bases import Base
+    from compass_core.adaptation.training import TrainingResult
 
 PROGRESS_SECONDS = 0.5
 """A progress file is rewritten at most this often."""
@@ -96,7 +100,6 @@ def train_job(spec: Mapping[str, Any]) -> dict[str, Any]:
         steps, tokens, seconds, final_loss, adapter_sha256, padding_efficiency, n_examples,
         n_truncated, n_dropped.
     """
-    from compass_core.adaptation.adapters import detach_adapter, save_adapter
     from compass_core.adaptation.bases import load_base
     from compass_core.adaptation.training import train_adapter
 
@@ -113,9 +116,22 @@ def train_job(spec: Mapping[str, Any]) -> dict[str, Any]:
         checkpoint_folder=Path(checkpoints) if checkpoints else None,
         on_step=ProgressFile(spec.get("progress_path")).on_step,
     )
-    out = Path(spec["out_folder"])
+    facts = write_training(result, Path(spec["out_folder"]), spec.get("card", {}), base)
+    return facts | {"n_examples": len(examples), "seconds": time.perf_counter() - started}
+
+
+def write_training(
+    result: TrainingResult, out: Path, card: Mapping[str, Any], base: Base
+) -> dict[str, Any]:
+    """Write a trained adapter with its history under `out`, detach it, and return its facts.
+
+    Returns:
+        steps, tokens, final_loss, adapter_sha256, padding_efficiency, n_truncated, n_dropped.
+    """
+    from compass_core.adaptation.adapters import detach_adapter, save_adapter
+
     try:
-        sha256 = save_adapter(result.model, out / ADAPTER_FOLDER, spec.get("card", {}), base=base)
+        sha256 = save_adapter(result.model, out / ADAPTER_FOLDER, card, base=base)
     finally:
         detach_adapter(result.model)
     lines = [
@@ -126,11 +142,9 @@ def train_job(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "steps": result.steps,
         "tokens": result.tokens,
-        "seconds": time.perf_counter() - started,
         "final_loss": final_loss(result.history),
         "adapter_sha256": sha256,
         "padding_efficiency": result.padding_efficiency,
-        "n_examples": len(examples),
         "n_truncated": result.n_truncated,
         "n_dropped": result.n_dropped,
     }

@@ -25,7 +25,12 @@ import torch
 import transformers
 from peft import PeftModel
 
-from compass_core.adaptation.adapters import attach_adapter, detach_adapter, seeded
+from compass_core.adaptation.adapters import (
+    attach_adapter,
+    continue_adapter,
+    detach_adapter,
+    seeded,
+)
 from compass_core.adaptation.bases import Base
 from compass_core.adaptation.batches import (
     MicroBatch,
@@ -38,6 +43,7 @@ from compass_core.adaptation.checkpoints import Progress, resume_checkpoint, wri
 from compass_core.adaptation.dropout import BitSource, use_step_dropout
 from compass_core.adaptation.forward import logits_at
 from compass_core.adaptation.rendering import Rendered, render_examples
+from compass_core.adapter_files import adapter_sha256
 from compass_core.config import TrainingConfig
 from compass_core.errors import ConfigError, DataError
 from compass_core.records import Example
@@ -110,9 +116,14 @@ def learning_rate_at(step: int, steps: int, config: TrainingConfig) -> float:
 
 
 def recipe_of(
-    base: Base, data: Sequence[Rendered], config: TrainingConfig, seed: int
+    base: Base,
+    data: Sequence[Rendered],
+    config: TrainingConfig,
+    seed: int,
+    start: Path | None = None,
 ) -> dict[str, Any]:
     """Return what a checkpoint must agree with to be continued (plain JSON values)."""
+    begun = {} if start is None else {"start": adapter_sha256(start)}
     digest = hashlib.sha256()
     for example in data:
         digest.update(np.array([example.n_prompt, len(example.ids)], dtype=np.int64).tobytes())
@@ -128,6 +139,7 @@ def recipe_of(
         "torch": str(torch.__version__),
         "transformers": str(transformers.__version__),
         "peft": str(peft.__version__),
+        **begun,
     }
 
 
@@ -141,8 +153,9 @@ def train_adapter(
     checkpoint_folder: Path | None = None,
     on_step: OnStep | None = None,
     extra_loss: ExtraLoss | None = None,
+    start: Path | None = None,
 ) -> TrainingResult:
-    """Train a new adapter on `examples` and leave it attached to `base`.
+    """Train an adapter on `examples` and leave it attached to `base`.
 
     Same base, examples, config and seed give the same weights, bit for bit on a CPU with one
     thread count, also when the run was killed and continued from `checkpoint_folder`.
@@ -155,6 +168,7 @@ def train_adapter(
         checkpoint_folder: Where to keep checkpoints and look for one; None keeps none.
         on_step: Called after each optimiser step; what it raises stops the training.
         extra_loss: A term added to every step's loss.
+        start: Folder of the adapter whose weights training starts from; None: new weights.
 
     Returns:
         The trained adapter with its history.
@@ -165,10 +179,15 @@ def train_adapter(
         ConfigError: E65 the loss or gradient is not finite; the last checkpoint is kept.
     """
     data = prepare_data(base, examples, config)
-    model = attach_adapter(base, config, seed=seed)
+    model = (
+        attach_adapter(base, config, seed=seed)
+        if start is None
+        else continue_adapter(base, start, config)
+    )
     try:
         loop = _Loop(base, model, data, config, seed)
         loop.extra_loss = extra_loss
+        loop.start = start
         with seeded(0, base.device):
             progress = loop.run(checkpoint_folder, on_step)
     except BaseException:
@@ -218,6 +237,7 @@ class _Loop:
         self.order = StepOrder(len(data.examples), config.batch_size, seed)
         self.vocab_size = int(base.model.config.get_text_config().vocab_size)
         self.extra_loss: ExtraLoss | None = None
+        self.start: Path | None = None
         self.bits = BitSource()
         if base.device.type == "cpu":
             use_step_dropout(model, self.bits)
@@ -232,7 +252,7 @@ class _Loop:
 
     def run(self, folder: Path | None, on_step: OnStep | None) -> Progress:
         """Train from the newest checkpoint (or the start) to the end."""
-        recipe = recipe_of(self.base, self.data.examples, self.config, self.seed)
+        recipe = recipe_of(self.base, self.data.examples, self.config, self.seed, self.start)
         progress = Progress(0, [])
         if folder is not None:
             progress = resume_checkpoint(folder, recipe, self.parameters, self.optimiser)
