@@ -31,20 +31,19 @@ UpdateStatus = Literal["promoted", "retrained", "refused", "failed", "running"]
 class MovedCluster:
     """One cluster whose share of usage changed.
 
+    A page shows what stands here: what too few users make up is left out, or merged, before
+    (`compass_core.monitoring.shown`).
+
     Attributes:
         label: Characteristic terms; comes from users' data, so it may hold anything.
-        reference_share: Its share of the reference.
-        current_share: Its share of the window.
-        n_reference: Users (prompts where users are unknown) behind `reference_share`.
-        n_current: Users (prompts where users are unknown) behind `current_share`.
+        reference_share: Its share of the reference, ``None`` where too few users make it up.
+        current_share: Its share of the window, likewise.
         p: p-value of the change of this cluster.
     """
 
     label: str
-    reference_share: float
-    current_share: float
-    n_reference: int | None = None
-    n_current: int | None = None
+    reference_share: float | None
+    current_share: float | None
     p: float | None = None
 
 

@@ -1,0 +1,144 @@
+"""Usage over time as short text: Markdown for Prefect's artifacts, rows for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from compass_core.report.markup import clean, moment, number, p_value, percent, points
+from compass_core.report.monitoring_data import MonitoringReport, WatchedLanguage, WindowPoint
+from compass_core.report.monitoring_plots import UPDATE_TEXT, window_text
+from compass_core.report.monitoring_section import UNIT_TEXT, method_text, move_text
+from compass_core.report.monitoring_state import (
+    STATE_MEANING,
+    STATE_TEXT,
+    by_urgency,
+    closed_windows,
+    in_order,
+    state_of,
+    updates_in_order,
+)
+from compass_core.report.text import markdown_text
+
+MAX_WINDOWS = 10
+"""Windows in an artifact; the page has the rest."""
+
+MAX_MOVED = 8
+MAX_UPDATES = 5
+
+
+def monitoring_markdown(language: WatchedLanguage) -> str:
+    """Return state, last windows, what moved in the last one, and last updates of one language."""
+    state = state_of(language)
+    lines = [
+        f"## {markdown_text(language.name)}: {STATE_TEXT[state]}",
+        "",
+        f"{STATE_MEANING[state].capitalize()}.",
+        "",
+    ]
+    if language.error:
+        return "\n".join([*lines, markdown_text(language.error, 1_000), ""])
+    lines += _windows(language)
+    windows = closed_windows(language)
+    if windows:
+        lines += _moved(windows[-1])
+    lines += _updates(language)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def overview_markdown(report: MonitoringReport) -> str:
+    """Return one row for each language, those that need a look first."""
+    rows = [[markdown_text(cell) for cell in row] for row in overview_rows(report)]
+    lines = ["## All languages", ""]
+    return "\n".join([*lines, *_table(rows[0], rows[1:]), ""])
+
+
+def overview_rows(report: MonitoringReport) -> list[list[str]]:
+    """Return header and rows of the overview as plain text, for a terminal."""
+    rows = [["Language", "State", "Last window", "Score", "Threshold", "p", "Champion", "Update"]]
+    for language in by_urgency(report.languages):
+        windows = closed_windows(language)
+        last = windows[-1] if windows else None
+        updates = updates_in_order(language)
+        rows.append(
+            [
+                clean(language.name, 40),
+                STATE_TEXT[state_of(language)],
+                clean(last.name, 40) if last else "–",
+                number(last.score) if last else "–",
+                number(last.threshold) if last else "–",
+                p_value(last.p_value) if last else "–",
+                clean(language.champion, 20) or "–",
+                UPDATE_TEXT.get(updates[-1].status, updates[-1].status) if updates else "–",
+            ]
+        )
+    return rows
+
+
+def _windows(language: WatchedLanguage) -> list[str]:
+    rows = list(reversed(in_order(language.windows)))
+    if not rows:
+        return ["No window yet.", ""]
+    header = ["Window", "State", "Prompts", "Users", "Score", "Threshold", "p", "Level", "Novelty"]
+    header[3] = UNIT_TEXT.get(language.unit, "users").capitalize()
+    if language.unit == "prompt":
+        header[3] = "Users"
+    body = [
+        [
+            markdown_text(window.name, 40),
+            f"**{window_text(window)}**" if window.drift_detected else window_text(window),
+            number(window.n_prompts),
+            number(window.n_units),
+            number(window.score),
+            number(window.threshold),
+            p_value(window.p_value),
+            p_value(window.level),
+            percent(window.novel_current),
+        ]
+        for window in rows[:MAX_WINDOWS]
+    ]
+    lines = [*_table(header, body), ""]
+    if len(rows) > MAX_WINDOWS:
+        lines += [f"… and {len(rows) - MAX_WINDOWS} earlier windows in the report.", ""]
+    return [*lines, method_text(language, rows[:MAX_WINDOWS]), ""]
+
+
+def _moved(window: WindowPoint) -> list[str]:
+    body = [
+        [markdown_text(row.label, 60), *move_text(row).split(" → ")]
+        for row in window.moved[:MAX_MOVED]
+    ]
+    if not body:
+        return []
+    title = f"### What moved in {markdown_text(window.name, 40)}"
+    return [title, "", *_table(["Cluster", "Reference", "Window"], body), ""]
+
+
+def _updates(language: WatchedLanguage) -> list[str]:
+    body = [
+        [
+            moment(row.time),
+            UPDATE_TEXT.get(row.status, row.status),
+            markdown_text(row.version, 20) or "–",
+            percent(row.accuracy_before),
+            percent(row.accuracy_after),
+            points(row.forgetting),
+            markdown_text(next(iter(row.reasons), ""), 160),
+        ]
+        for row in reversed(updates_in_order(language))
+    ][:MAX_UPDATES]
+    if not body:
+        return []
+    header = ["Time", "Verdict", "Version", "Before", "After", "Forgetting", "Why"]
+    return ["### Updates", "", *_table(header, body, left=(0, 1, 6)), ""]
+
+
+def _table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0, 1)
+) -> list[str]:
+    """Return a Markdown table, numbers to the right."""
+    ways = [":--" if column in left else "--:" for column in range(len(header))]
+    return [
+        f"| {' | '.join(header)} |",
+        f"|{'|'.join(ways)}|",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
