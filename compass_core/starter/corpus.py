@@ -206,9 +206,9 @@ def build_language(
     Raises:
         InputError: Fewer topics than `n_missing_topics` + 1 are left in this language.
     """
-    usage = _by_topic(language_rows(language, "usage"))
-    test = _by_topic(language_rows(language, "test"))
-    train = _by_topic(language_rows(language, "train"))
+    usage = by_topic(language_rows(language, "usage"))
+    test = by_topic(language_rows(language, "test"))
+    train = by_topic(language_rows(language, "train"))
     topics = [topic for topic in TOPICS if topic in usage and topic in test and topic in train]
     shares = _common_mix(topics, (usage, n_usage), (test, n_test))
     missing = _choose_missing(language, seed, topics, shares, n_missing_topics)
@@ -224,8 +224,8 @@ def build_language(
     tested = {normalised(row.prompt) for row in items}
     return StarterSplit(
         coverage=[row for row in known if normalised(row.prompt) not in tested],
-        usage=[_as_prompt(row) for row in asked if normalised(row.prompt) not in tested],
-        test=[_as_item(row) for row in items],
+        usage=[as_prompt(row) for row in asked if normalised(row.prompt) not in tested],
+        test=[as_item(row) for row in items],
         missing_topics=missing,
     )
 
@@ -489,14 +489,16 @@ def _draw(
     return [drawn[index] for index in rng.permutation(len(drawn))]
 
 
-def _by_topic(rows: Sequence[Example]) -> dict[str, list[Example]]:
+def by_topic(rows: Sequence[Example]) -> dict[str, list[Example]]:
+    """Return `rows` by their topic, in order."""
     grouped: dict[str, list[Example]] = {}
     for row in rows:
         grouped.setdefault(row.topic, []).append(row)
     return grouped
 
 
-def _as_prompt(row: Example) -> Example:
+def as_prompt(row: Example) -> Example:
+    """Return what a user would ask: `row` without its answer."""
     return Example(
         id=row.id,
         language=row.language,
@@ -508,7 +510,7 @@ def _as_prompt(row: Example) -> Example:
     )
 
 
-def _as_item(row: Example) -> Example:
+def as_item(row: Example) -> Example:
     """Turn a pair into a multiple-choice item; options depend on the row alone, not on a seed."""
     others = sorted(
         set(TOPICS) - {row.response},
