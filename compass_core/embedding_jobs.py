@@ -6,6 +6,8 @@ A corpus of one part is embedded by `embed_job`. A larger one by `plan_job`, any
 
 from __future__ import annotations
 
+import functools
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,9 +27,11 @@ from compass_core.embedding_parts import (
     plan_parts,
     read_texts,
 )
-from compass_core.storage import write_array, write_json
+from compass_core.selection.space import locate
+from compass_core.storage import canonical_json, read_array, write_array, write_json
 
 _PROGRESS_SECONDS = 1.0
+_ENCODER_SETTINGS = ("encoder", "revision", "device", "dtype", "max_length", "threads")
 
 
 def embed_job(spec: dict[str, Any]) -> dict[str, Any]:
@@ -51,6 +55,26 @@ def embed_job(spec: dict[str, Any]) -> dict[str, Any]:
     write_array(target, vectors)
     n_texts, dimension = vectors.shape
     return {"n_texts": n_texts, "dimension": dimension, "precisions": [encoder.precision]}
+
+
+def place_job(spec: dict[str, Any]) -> dict[str, Any]:
+    """Embed texts and say where they lie in a space; the texts never touch the disk.
+
+    Args:
+        spec: what `embed_job` wants to know of the encoder, ``texts`` (list), ``centroids`` (file),
+            ``mean`` (file, or null without centring).
+
+    Returns:
+        ``cluster_ids`` and ``distances``, one per text.
+    """
+    texts: list[str] = spec["texts"]
+    if not texts:
+        return {"cluster_ids": [], "distances": []}
+    settings = {name: spec[name] for name in _ENCODER_SETTINGS}
+    vectors = _encode(_kept_encoder(canonical_json(settings)), texts, spec)
+    mean = read_array(Path(spec["mean"])) if spec["mean"] else None
+    ids, distances = locate(vectors, read_array(Path(spec["centroids"])), mean)
+    return {"cluster_ids": ids.tolist(), "distances": distances.tolist()}
 
 
 def plan_job(spec: dict[str, Any]) -> dict[str, Any]:
@@ -116,6 +140,12 @@ def _plan(spec: dict[str, Any]) -> PartPlan:
         n_rows=spec["n_rows"],
         n_distinct=spec["n_distinct"],
     )
+
+
+@functools.lru_cache(maxsize=1)
+def _kept_encoder(settings: str) -> Encoder:
+    """Return the encoder that the last call used: a log comes in many batches."""
+    return _open_encoder(json.loads(settings))
 
 
 def _open_encoder(spec: dict[str, Any]) -> Encoder:

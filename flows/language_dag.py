@@ -27,12 +27,14 @@ from tasks.ingestion import (
     ingest,
 )
 from tasks.interruption import go_on_or_raise, stop_requested
+from tasks.lineage import FIRST_SLICE, embedding_identity, write_lineage
 from tasks.pools import Corpus, gather_pool
 from tasks.preflight import all_refused, budget_check
 from tasks.progress import beat
 from tasks.promotion import (
     decide,
     find_champion,
+    keep_lineage,
     read_decision,
     register_and_promote,
     registered_name,
@@ -377,6 +379,8 @@ def settle(
     serving = champion["version"] if champion else None
     challenger = adapter_ref(arms[arm]["adapter"])
     if champion is not None and champion["adapter_sha256"] == challenger.sha256:
+        line.artifacts["lineage"] = first_lineage(line, recipe, shared)
+        keep_lineage(line.language, name, champion, line.artifacts["lineage"])
         return _known(name, serving, "promoted", f"This very adapter serves as version {serving}.")
     rolled_back = was_rolled_back(line.language, name, challenger.sha256)
     if rolled_back is not None:
@@ -401,6 +405,7 @@ def settle(
         config=recipe.promotion,
     )
     verdict = read_decision(decision) | {"champion": serving}
+    line.artifacts["lineage"] = first_lineage(line, recipe, shared)
     moved = register_and_promote(
         line.language,
         name,
@@ -415,6 +420,19 @@ def settle(
         "registry": {"name": name, "version": moved["version"], "run_id": moved["run_id"]},
         "verdict": verdict,
     }
+
+
+def first_lineage(line: Line, recipe: Recipe, shared: Shared) -> ArtifactRef:
+    """Name what the adapter stands on, for the updates to come."""
+    arm = recipe.selection.strategy
+    named = {role: line.artifacts[role] for role in ("usage", "coverage", "test", "pool")}
+    return write_lineage(
+        language=line.language,
+        embedded_by=embedding_identity(recipe, shared.sources.encoder),
+        refs=named | {"sample": line.artifacts[f"sample {arm}"]},
+        slices=[(FIRST_SLICE, line.artifacts["test"])],
+        facts={"strategy": arm, "seed": recipe.seed},
+    )
 
 
 def _known(name: str, serving: str | None, status: str, reason: str) -> dict[str, Any]:

@@ -102,10 +102,8 @@ def check_sources(recipe: Recipe, base_folder: str) -> Sources:
         InputError: a model or corpus cannot be used.
     """
     folder = Path(base_folder)
-    base_path = model_path(recipe.base.model, folder)
-    check_base(base_path)
-    check_training(recipe, base_path)
-    encoder_path = model_path(recipe.embedding.encoder, folder, encoder=True)
+    encoder, base = models_of(recipe, base_folder)
+    check_training(recipe, base.path)
     with _known_contents() as known:
         corpora = {
             role: ModelRef(base_folder, _content(corpus_config(recipe, role), folder, known))
@@ -118,11 +116,25 @@ def check_sources(recipe: Recipe, base_folder: str) -> Sources:
     return Sources(
         corpora=corpora,
         pool=pool,
-        encoder=ModelRef(
-            encoder_path, encoder_fingerprint(encoder_path, recipe.embedding.revision)
-        ),
-        base=ModelRef(base_path, base_fingerprint(base_path, recipe.base.revision)),
+        encoder=encoder,
+        base=base,
         strategies=_strategies(recipe, folder),
+    )
+
+
+def models_of(recipe: Recipe, base_folder: str) -> tuple[ModelRef, ModelRef]:
+    """Return encoder and base, by place and by content.
+
+    Raises:
+        ModelError: one of them cannot be used.
+    """
+    base_path = model_path(recipe.base.model, Path(base_folder))
+    check_base(base_path)
+    encoder_path = model_path(recipe.embedding.encoder, Path(base_folder), encoder=True)
+    encoder = encoder_fingerprint(encoder_path, recipe.embedding.revision)
+    return (
+        ModelRef(encoder_path, encoder),
+        ModelRef(base_path, base_fingerprint(base_path, recipe.base.revision)),
     )
 
 

@@ -22,6 +22,7 @@ from tasks import registry, tracking
 from tasks.caching import ModelRef, stage
 from tasks.compute import run_job
 from tasks.evaluation import covered_mask
+from tasks.lineage import LINEAGE_TAG
 from tasks.retries import RETRIES, RETRY_DELAYS_SECONDS, retry_if_transient
 from tasks.settings import compass_home, open_store, tracking_uri
 
@@ -59,7 +60,16 @@ def find_champion(language: str, name: str) -> dict[str, str] | None:
         "version": champion.version,
         "adapter_sha256": champion.adapter_sha256,
         "path": str(folder),
+        "lineage": champion.tags.get(LINEAGE_TAG, ""),
     }
+
+
+@task(name="keep-lineage", task_run_name="keep-lineage-{language}", cache_policy=NO_CACHE)
+def keep_lineage(language: str, name: str, champion: dict[str, str], lineage: ArtifactRef) -> None:
+    """Name what the champion stands on where its version does not say so yet."""
+    if not champion["lineage"]:
+        configure_tracking()
+        registry.set_version_tags(name, champion["version"], {LINEAGE_TAG: lineage.fingerprint})
 
 
 @task(name="was-rolled-back", task_run_name="was-rolled-back-{language}", cache_policy=NO_CACHE)

@@ -36,6 +36,7 @@ from compass_core.report.text import (
 from compass_core.storage import read_json, read_table, write_json, write_text
 from compass_core.version import __version__
 from tasks.language_report import failed_report, language_report, read_history, scored_arms
+from tasks.lineage import LINEAGE_TAG
 from tasks.settings import compass_home, open_store, runs_folder, tracking_uri
 from tasks.summary import summary_text
 
@@ -154,6 +155,7 @@ def attempt_record(
             "training_fingerprint": adapter.fingerprint,
             "evaluation_fingerprint": arms[arm]["evaluate"].fingerprint,
             "prefect_flow_run_id": str(flow_run.get_id() or ""),
+            LINEAGE_TAG: artifacts["lineage"].fingerprint,
             "licences": _licences(selected),
             "compass_version": __version__,
         },

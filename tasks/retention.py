@@ -10,11 +10,17 @@ from typing import Any
 
 from compass_core.storage import MANIFEST_NAME, file_lock, read_json, write_text
 from tasks import registry
+from tasks.lineage import LINEAGE_TAG
 from tasks.promotion import configure_tracking
 from tasks.settings import compass_home, open_store, runs_folder
 
 _NOT_ARTEFACTS = {"tmp", "locks", "keys", "checkpoints"}
-_LINEAGE_TAGS = ("selection_fingerprint", "training_fingerprint", "evaluation_fingerprint")
+_LINEAGE_TAGS = (
+    "selection_fingerprint",
+    "training_fingerprint",
+    "evaluation_fingerprint",
+    LINEAGE_TAG,
+)
 
 
 @dataclass(frozen=True, slots=True)
