@@ -26,8 +26,9 @@ from compass_core.strict_yaml import MAX_BYTES, Document, dotted, dump_yaml, par
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
-_ROLES: Final = ("usage", "coverage", "pool", "test")
+_ROLES: Final = ("usage", "coverage", "pool", "test", "retention")
 _MODELS: Final = (("base", "model"), ("embedding", "encoder"), ("selection", "langrank_model"))
+_FILE_DATABASES: Final = ("duckdb", "sqlite")
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _CODE: Final = re.compile(r"\bE\d\d\b")
 _OVERRIDE_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z_][A-Za-z0-9_-]*)*")
@@ -193,17 +194,10 @@ def _resolve_paths(document: Document, folder: Path) -> None:
     if isinstance(data, dict):
         data.setdefault("kind", "files" if any(role in data for role in _ROLES) else "starter")
         for role in _ROLES:
-            corpus = data.get(role)
-            if isinstance(corpus, dict):
-                key = f"data.{role}.path"
-                start = Path.cwd() if key in document.overridden else folder
-                given = corpus.get("path")
-                if isinstance(given, str):
-                    corpus["path"] = _corpus_path(corpus, given, key, start, document)
-                elif isinstance(given, list) and all(isinstance(text, str) for text in given):
-                    corpus["path"] = [
-                        _corpus_path(corpus, text, key, start, document) for text in given
-                    ]
+            _resolve_corpus(data.get(role), f"data.{role}", folder, document)
+    monitoring = values.get("monitoring")
+    if isinstance(monitoring, dict) and isinstance(monitoring.get("log"), dict):
+        _resolve_log(monitoring["log"], folder, document)
     for section, field in _MODELS:
         part = values.get(section)
         if isinstance(part, dict) and isinstance(part.get(field), str) and part[field]:
@@ -212,6 +206,29 @@ def _resolve_paths(document: Document, folder: Path) -> None:
             explicit = part[field].startswith((".", "/", "~"))
             if part[field] != "starter" and (explicit or _exists(local)):
                 part[field] = os.path.normpath(local)
+
+
+def _resolve_corpus(corpus: Any, name: str, folder: Path, document: Document) -> None:
+    """Make the path (or paths) of a corpus or log absolute."""
+    if not isinstance(corpus, dict):
+        return
+    key = f"{name}.path"
+    start = Path.cwd() if key in document.overridden else folder
+    given = corpus.get("path")
+    if isinstance(given, str) and given:
+        corpus["path"] = _corpus_path(corpus, given, key, start, document)
+    elif isinstance(given, list) and all(isinstance(text, str) for text in given):
+        corpus["path"] = [_corpus_path(corpus, text, key, start, document) for text in given]
+
+
+def _resolve_log(log: dict[str, Any], folder: Path, document: Document) -> None:
+    """Make the place of a usage log absolute: files, or a database that is a file."""
+    _resolve_corpus(log, "monitoring.log", folder, document)
+    key = "monitoring.log.database"
+    given, kind = log.get("database"), log.get("database_type", "duckdb")
+    if isinstance(given, str) and given and kind in _FILE_DATABASES:
+        start = Path.cwd() if key in document.overridden else folder
+        log["database"] = _corpus_path({}, given, key, start, document)
 
 
 def _corpus_path(
@@ -233,7 +250,13 @@ def _corpus_path(
     if corpus.get("format") == "hub" or "://" in filled or "\0" in filled:
         return filled
     local = start / expand_home(filled)
-    if not _exists(local) and _HUB_ID.fullmatch(filled) and not Path(filled).suffix:
+    never_on_hub = key.startswith("monitoring.")
+    if (
+        not never_on_hub
+        and not _exists(local)
+        and _HUB_ID.fullmatch(filled)
+        and not Path(filled).suffix
+    ):
         return filled
     return str(Path(os.path.normpath(local)))
 

@@ -6,6 +6,7 @@ reference. An updated champion keeps that space; its reference is the usage that
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,7 @@ class Baseline:
         name: Registered model.
         version: The version in service.
         adapter_sha256: Its identity.
+        tags: Its tags in the registry.
         lineage: What it stands on.
         space: The clusters that usage is watched in.
         reference: Usage that the champion was made for, none of which fitted the clusters.
@@ -52,6 +54,7 @@ class Baseline:
     name: str
     version: str
     adapter_sha256: str
+    tags: Mapping[str, str]
     lineage: Lineage
     space: ArtifactRef
     reference: Sample
@@ -106,6 +109,7 @@ def open_baseline(recipe: Recipe, language: str, base_folder: str) -> Baseline |
         name=name,
         version=champion.version,
         adapter_sha256=champion.adapter_sha256,
+        tags=champion.tags,
         lineage=lineage,
         space=space,
         reference=_reference(lineage, space),

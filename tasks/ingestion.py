@@ -55,6 +55,10 @@ STARTER = "starter"
 ROLES = ("usage", "coverage", "test")
 """Corpora of one language; the pool belongs to all."""
 
+RETENTION = "retention"
+"""Test items that an update must not answer worse; they belong to no target language."""
+
+ENGLISH = "eng_Latn"
 _MAX_KNOWN = 10_000
 """Files whose content is remembered."""
 
@@ -107,7 +111,7 @@ def check_sources(recipe: Recipe, base_folder: str) -> Sources:
     with _known_contents() as known:
         corpora = {
             role: ModelRef(base_folder, _content(corpus_config(recipe, role), folder, known))
-            for role in ROLES
+            for role in (*ROLES, RETENTION)
         }
         pool = tuple(
             PoolSource(corpus, ModelRef(base_folder, _content(corpus, folder, known)), label)
@@ -172,6 +176,11 @@ def corpus_config(recipe: Recipe, role: str) -> CorpusConfig | StarterData | Non
         return recipe.data
     found: CorpusConfig | None = getattr(recipe.data, role)
     return found
+
+
+def retention_language(recipe: Recipe) -> str:
+    """Return the language to read the retention set for; empty reads all of it."""
+    return ENGLISH if isinstance(recipe.data, StarterData) else ""
 
 
 def _pool_corpora(

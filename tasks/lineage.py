@@ -28,7 +28,7 @@ class Lineage:
     """What one adapter was made of.
 
     Attributes:
-        fingerprint: Of the artefact that holds this.
+        ref: The artefact that holds this.
         language: Canonical code.
         embedded_by: Identity of encoder and embedding settings, see `embedding_identity`.
         refs: By name: ``usage``, ``coverage``, ``test`` (rows), ``pool``, ``sample``; an updated
@@ -37,7 +37,7 @@ class Lineage:
         facts: Plain values: strategy, seed, event.
     """
 
-    fingerprint: str
+    ref: ArtifactRef
     language: str
     embedded_by: str
     refs: Mapping[str, ArtifactRef]
@@ -77,7 +77,7 @@ def read_lineage(ref: ArtifactRef) -> Lineage:
     """Return what `write_lineage` wrote."""
     values = read_json(open_store().folder(ref) / _FILE)
     return Lineage(
-        fingerprint=ref.fingerprint,
+        ref=ref,
         language=values["language"],
         embedded_by=values["embedded_by"],
         refs={name: ArtifactRef.from_dict(value) for name, value in values["refs"].items()},

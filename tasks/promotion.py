@@ -135,7 +135,8 @@ def register_and_promote(
         language: Canonical code.
         name: Registered model.
         attempt: ``experiment``, ``run_name``, ``params``, ``tags``, ``metrics``, ``datasets``,
-            ``history`` (rows with step) and ``adapter`` (folder).
+            ``history`` (rows with step), ``adapter`` (folder) and, of an update, ``files`` (kept
+            with the run).
         verdict: ``promote``, ``reasons`` and ``champion`` (version in service, or None).
         base: The base model, for the reload check.
         base_config: Its dtype and device.
@@ -158,6 +159,8 @@ def register_and_promote(
         tracking.log_inputs(run_id, attempt["datasets"])
     tracking.log_history(run_id, attempt["history"])
     tracking.log_metrics(run_id, attempt["metrics"])
+    for path in attempt.get("files", ()):
+        tracking.log_file(run_id, Path(path), "update")
 
     def check(folder: Path) -> None:
         spec = {

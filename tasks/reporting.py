@@ -156,7 +156,7 @@ def attempt_record(
             "evaluation_fingerprint": arms[arm]["evaluate"].fingerprint,
             "prefect_flow_run_id": str(flow_run.get_id() or ""),
             LINEAGE_TAG: artifacts["lineage"].fingerprint,
-            "licences": _licences(selected),
+            "licences": licences_of(selected),
             "compass_version": __version__,
         },
         "metrics": {name: value for name, value in metrics.items() if value is not None},
@@ -166,7 +166,8 @@ def attempt_record(
     }
 
 
-def _licences(selected: ArtifactRef) -> str:
+def licences_of(selected: ArtifactRef) -> str:
+    """Return the licences of the selected rows with their counts, most frequent first."""
     rows = read_table(open_store().folder(selected) / "selected.parquet", ["licence"])
     counts = rows["licence"].value_counts().to_pylist()
     ordered = sorted(counts, key=lambda entry: (-entry["counts"], entry["values"]))
@@ -297,6 +298,15 @@ def last_run_id() -> str | None:
         return (runs_folder() / "LAST").read_text(encoding="utf-8").strip() or None
     except FileNotFoundError:
         return None
+
+
+def last_run_of(flow_name: str, language: str) -> str | None:
+    """Return the id of the newest finished run of a flow for a language, or None."""
+    for path in sorted(runs_folder().glob("*/run.json"), reverse=True):
+        record = read_json(path)
+        if record["flow"] == flow_name and language in record["languages"]:
+            return path.parent.name
+    return None
 
 
 def read_run(run_id: str) -> dict[str, Any]:

@@ -269,3 +269,14 @@ def test_any_text_is_a_document_or_a_clear_error(text):
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_every_number_reads_as_itself(value):
     assert math.isclose(scalar(repr(value)), value)
+
+
+def test_the_place_of_a_usage_log_starts_from_the_file_and_is_never_a_hub_id(write, tmp_path):
+    path = write(
+        "languages: [sw]\nmonitoring:\n  log: {path: logs/usage, database: usage.duckdb}\n"
+    )
+    log = load_config(path).monitoring.log
+    assert log.path == str(tmp_path / "logs" / "usage")
+    assert log.database == str(tmp_path / "usage.duckdb")
+    remote = ["monitoring.log.database_type=postgres", "monitoring.log.database=host=db user=me"]
+    assert load_config(path, remote).monitoring.log.database == "host=db user=me"
