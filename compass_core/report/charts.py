@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 from compass_core.report.data import MapPoint, Point, Role, is_number
@@ -140,6 +141,9 @@ def line_chart(
     classes: Mapping[str, str],
     marked: Point | None = None,
     dots: bool = False,
+    across: Scale | None = None,
+    up: Scale | None = None,
+    whole: bool = False,
 ) -> Html | None:
     """Return curves over a numeric axis, ``None`` where there is nothing to draw.
 
@@ -150,14 +154,17 @@ def line_chart(
         classes: Name → colour class.
         marked: A point to ring.
         dots: Draw the points too, not only the line.
+        across: Horizontal axis, where several charts share one.
+        up: Vertical axis, likewise.
+        whole: The horizontal axis counts: no numbers between whole ones.
     """
     smooth = {name: smooth_curve(curve) for name, curve in curves.items()}
     everything = [point for curve in smooth.values() for point in curve]
     if not everything:
         return None
-    across = Scale.around([x for x, _ in everything])
-    up = Scale.around([y for _, y in everything])
-    parts = [_frame(across, up, x_label)]
+    across = across or Scale.around([x for x, _ in everything])
+    up = up or Scale.around([y for _, y in everything])
+    parts = [_frame(across, up, x_label, whole=whole)]
     for name, curve in smooth.items():
         places = [_chart_place(x, y, across, up) for x, y in curve]
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places) if places else ""
@@ -178,12 +185,93 @@ def line_chart(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """One named point of a chart with intervals both ways; a missing interval is ``None``."""
+
+    name: str
+    class_: str
+    x: float
+    y: float
+    x_interval: tuple[float, float] | None = None
+    y_interval: tuple[float, float] | None = None
+
+
+def scatter_chart(
+    estimates: Sequence[Estimate], *, title: str, x_label: str, better: str
+) -> Html | None:
+    """Return named points with their intervals, ``None`` where there is none; both axes hold 0.
+
+    Args:
+        estimates: The points; their names are written beside them.
+        title: The chart in words.
+        x_label: What the horizontal axis shows.
+        better: Which way is better, written into the plot.
+    """
+    if not estimates:
+        return None
+    across = Scale.around(
+        [x for e in estimates for x in (e.x, *(e.x_interval or ()))], include=[0.0]
+    )
+    up = Scale.around([y for e in estimates for y in (e.y, *(e.y_interval or ()))], include=[0.0])
+    parts = [_frame(across, up, x_label)]
+    places = [_chart_place(e.x, e.y, across, up) for e in estimates]
+    for estimate, (x, y) in zip(estimates, places, strict=True):
+        ends = [_chart_place(end, estimate.y, across, up)[0] for end in estimate.x_interval or ()]
+        tops = [_chart_place(estimate.x, end, across, up)[1] for end in estimate.y_interval or ()]
+        colour = f"interval s {estimate.class_}"
+        if len(ends) == 2:
+            parts.append(line(compact(ends[0]), compact(y), compact(ends[1]), compact(y), colour))
+        if len(tops) == 2:
+            parts.append(line(compact(x), compact(tops[0]), compact(x), compact(tops[1]), colour))
+    for estimate, (x, y) in zip(estimates, places, strict=True):
+        parts.append(tag("circle", cx=x, cy=y, r=5, class_=f"dot f {estimate.class_}"))
+    parts += _names(estimates, places)
+    parts.append(tag("text", better, x=_LEFT + 5, y=_TOP + 10, class_="better"))
+    return tag(
+        "svg",
+        tag("title", title),
+        *parts,
+        class_="chart",
+        viewBox=f"0 0 {_CHART_WIDTH} {_CHART_HEIGHT}",
+        role="img",
+    )
+
+
+def _names(estimates: Sequence[Estimate], places: Sequence[Point]) -> list[Html]:
+    """Return names beside their points, each at the first side where it covers nothing."""
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
+    texts = []
+    for estimate, (x, y) in zip(estimates, places, strict=True):
+        width = 5.4 * len(estimate.name)
+        spots = [
+            (x + aside if aside > 0 else x + aside - width, y + 3.5 + lift)
+            for lift in (0, -10, 10, -19, 19, -28, 28)
+            for aside in (9, -9)
+        ]
+        left, base = next((spot for spot in spots if _is_free(spot, width, taken)), spots[0])
+        taken.append((left, base - 9, left + width, base + 2))
+        texts.append(tag("text", estimate.name, x=left, y=base, class_=f"name {estimate.class_}"))
+    return texts
+
+
+def _is_free(spot: Point, width: float, taken: Sequence[tuple[float, float, float, float]]) -> bool:
+    """Say whether a text at `spot` stays inside the chart and off every box of `taken`."""
+    left, base = spot
+    right, top, bottom = left + width, base - 9, base + 2
+    if left < _LEFT or right > _CHART_WIDTH or top < _TOP + 12:
+        return False
+    return not any(
+        left < box[2] and box[0] < right and top < box[3] and box[1] < bottom for box in taken
+    )
+
+
 def _chart_place(x: float, y: float, across: Scale, up: Scale) -> tuple[float, float]:
     width, height = _CHART_WIDTH - _LEFT - _RIGHT, _CHART_HEIGHT - _TOP - _BOTTOM
     return _LEFT + across.at(x) * width / 100, _TOP + height - up.at(y) * height / 100
 
 
-def _frame(across: Scale, up: Scale, x_label: str) -> Html:
+def _frame(across: Scale, up: Scale, x_label: str, *, whole: bool = False) -> Html:
     """Return grid lines, tick numbers and the name of the horizontal axis."""
     parts = []
     bottom = str(_CHART_HEIGHT - _BOTTOM)
@@ -193,6 +281,8 @@ def _frame(across: Scale, up: Scale, x_label: str) -> Html:
         parts.append(line(str(_LEFT), edge, str(_CHART_WIDTH - _RIGHT), edge, "grid"))
         parts.append(tag("text", _tick(value), x=_LEFT - 6, y=y + 4, text_anchor="end"))
     for value in across.ticks(5):
+        if whole and not float(round(value, 9)).is_integer():
+            continue
         x = _chart_place(value, up.low, across, up)[0]
         parts.append(line(compact(x), bottom, compact(x), str(_TOP), "grid"))
         parts.append(

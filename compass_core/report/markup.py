@@ -197,6 +197,20 @@ def p_value(value: float | None) -> str:
     return "< .001" if (value or 0.0) < 0.001 else f"{value:.3f}".removeprefix("0")
 
 
+def exact_p(value: float | None) -> str:
+    """Return a p-value or a level to be compared with one: tiny ones with their first digits.
+
+    Examples:
+        >>> exact_p(0.0312), exact_p(0.00005), exact_p(0.01 / 42)
+        ('.031', '.00005', '.00024')
+    """
+    known = value or 0.0
+    if _unknown(value) or known >= 0.001 or known < 1e-9:
+        return p_value(value)
+    digits = 1 - math.floor(math.log10(known))
+    return f"{known:.{digits}f}".rstrip("0").removeprefix("0")
+
+
 def duration(seconds: float | None) -> str:
     """Return seconds for reading.
 

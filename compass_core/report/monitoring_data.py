@@ -63,7 +63,7 @@ class WindowPoint:
         p_value: Combined p-value.
         level: The p-value at or below which the window is an alarm.
         p_score: p-value of the drift score alone.
-        p_cluster: p-value of the largest change of one cluster.
+        p_cluster: p-value of the largest change of one cluster or of the novelty share.
         p_novel: p-value of the novelty share.
         novel_current: Share of the window's prompts outside every cluster.
         novel_reference: The same of the reference.

@@ -11,11 +11,9 @@ from compass_core.report.markup import (
     Child,
     Html,
     clean,
-    join,
+    exact_p,
     link,
     moment,
-    number,
-    p_value,
     percent,
     table,
     tag,
@@ -23,7 +21,7 @@ from compass_core.report.markup import (
 )
 from compass_core.report.monitoring_data import MonitoringReport, WatchedLanguage, to_json
 from compass_core.report.monitoring_plots import STRIP_WINDOWS, UPDATE_TEXT, strip
-from compass_core.report.monitoring_section import render_watched, state_badge
+from compass_core.report.monitoring_section import render_watched, score_text, state_badge
 from compass_core.report.monitoring_state import (
     STATE_MEANING,
     STATE_TEXT,
@@ -52,10 +50,8 @@ def render_monitoring(report: MonitoringReport) -> str:
     body = [_head(report)]
     if languages:
         body.append(_overview(languages))
-        body += [
-            render_watched(language, is_open=place == 0 and bool(language.windows))
-            for place, language in enumerate(languages)
-        ]
+        first = next((item for item in languages if item.windows), None)
+        body += [render_watched(item, is_open=item is first) for item in languages]
     else:
         advice = tag("code", "compass monitor")
         body.append(tag("p", "No language is watched yet. Start with: ", advice, class_="note"))
@@ -109,7 +105,7 @@ def _overview(languages: list[WatchedLanguage]) -> Html:
         "section",
         tag("h2", "All languages"),
         tag("div", *tiles, class_="tiles"),
-        table(header, rows, caption=caption, class_="fleet"),
+        table(header, rows, caption=caption, class_="fleet cards"),
         tag(
             "details",
             tag("summary", "What the states mean"),
@@ -124,14 +120,13 @@ def _overview(languages: list[WatchedLanguage]) -> Html:
 def _overview_row(language: WatchedLanguage) -> list[Child]:
     windows = closed_windows(language)
     last = windows[-1] if windows else None
-    score = join([tag("b", number(last.score)), f" ({number(last.threshold)})"]) if last else None
     return [
         tag("a", user_text(language.name, 60), href=f"#{anchor(language.language)}"),
         state_badge(state_of(language)),
         strip(language),
         user_text(last.name, 40) if last else "–",
-        score or "–",
-        p_value(last.p_value) if last else "–",
+        score_text(last) if last else "–",
+        exact_p(last.p_value) if last else "–",
         percent(last.novel_current) if last else "–",
         _champion(language),
         _last_update(language),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from compass_core.report.data import is_number
-from compass_core.report.markup import Html, clean, compact, moment, number, p_value, percent, tag
+from compass_core.report.markup import Html, clean, compact, exact_p, moment, number, percent, tag
 from compass_core.report.monitoring_data import (
     AccuracyPoint,
     UpdatePoint,
@@ -75,7 +75,7 @@ def timeline(language: WatchedLanguage) -> Html | None:
         return None
     updates = [row for row in updates if (seconds(row.time) or 0.0) >= axis.low]
     kinds = ("stable", "alarm", "drift", "insufficient", "empty")
-    key = [("band", "scores that no change gives (up to the threshold)")]
+    key = [("band", "up to the threshold: what no change gives in a window of this size")]
     key += [(kind, kind) for kind in kinds if any(window_state(w) == kind for w in windows)]
     parts = [
         tag("h4", "Drift score, bits"),
@@ -88,6 +88,7 @@ def timeline(language: WatchedLanguage) -> Html | None:
         legend(("champion", "version, on the test items of its promotion, with interval")),
         _accuracy_panel(axis, champions, updates),
         tag("h4", "Updates"),
+        _update_key(updates),
         _update_lane(axis, updates),
         time_row(axis),
     ]
@@ -156,7 +157,7 @@ def _said(window: WindowPoint) -> str:
         return text
     return (
         f"{text}, score {number(window.score)}, threshold {number(window.threshold)}, "
-        f"p {p_value(window.p_value)}"
+        f"p {exact_p(window.p_value)}"
     )
 
 
@@ -220,7 +221,7 @@ def _accuracy_panel(
             marks.append(segment((x, low), (x, high), "champion-interval"))
         said = f"version {clean(point.version, 20)}: {percent(point.accuracy)}"
         marks.append(mark("champion", x, y, said))
-        marks.append(_label(f"v{clean(point.version, 8)}", x, y - 8))
+        marks.append(_label(f"v{clean(point.version, 8)}", x, y - 7))
     said = ", ".join(f"version {clean(p.version, 20)} {percent(p.accuracy)}" for _, p in shown)
     return panel(
         [*_update_lines(axis, updates, _SHARE), *marks],
@@ -236,11 +237,10 @@ def _update_lane(axis: TimeAxis, updates: Sequence[UpdatePoint]) -> Html:
     marks = _update_lines(axis, updates, _LANE)
     for row in updates:
         x = axis.at(seconds(row.time) or 0.0)
-        kind = "promoted" if row.status == "retrained" else row.status
         text = UPDATE_TEXT.get(row.status, row.status)
         version = f" (version {clean(row.version, 20)})" if row.version else ""
         said = f"{moment(row.time)}: {text}{version}"
-        marks.append(mark(kind, x, _LANE / 2, said))
+        marks.append(mark(_kind(row), x, _LANE / 2, said))
     counts = _counted([UPDATE_TEXT.get(row.status, row.status) for row in updates])
     return panel(
         marks,
@@ -251,18 +251,28 @@ def _update_lane(axis: TimeAxis, updates: Sequence[UpdatePoint]) -> Html:
     )
 
 
+def _update_key(updates: Sequence[UpdatePoint]) -> Html:
+    kinds = [_kind(row) for row in updates]
+    return legend(*((kind, kind) for kind in UPDATE_TEXT if kind in kinds))
+
+
+def _kind(row: UpdatePoint) -> str:
+    """Return the kind of mark of an update."""
+    return "promoted" if row.status == "retrained" else row.status
+
+
 def _update_lines(axis: TimeAxis, updates: Sequence[UpdatePoint], height: int) -> list[Html]:
     lines = []
     for row in updates:
         x = axis.at(seconds(row.time) or 0.0)
-        kind = "promoted" if row.status == "retrained" else row.status
-        lines.append(segment((x, 0), (x, height), f"update-line u-{kind}"))
+        lines.append(segment((x, 0), (x, height), f"update-line u-{_kind(row)}"))
     return lines
 
 
 def _label(text: str, x: float, y: float) -> Html:
-    anchor = "start" if x < 8 else "end" if x > 92 else "middle"
-    return tag("text", text, x=f"{compact(x)}%", y=compact(max(9.0, y)), text_anchor=anchor)
+    anchor, aside = ("end", -7) if x > 94 else ("start", 7)
+    place = f"{compact(x)}%"
+    return tag("text", text, x=place, dx=aside, y=compact(max(9.0, y)), text_anchor=anchor)
 
 
 def strip(language: WatchedLanguage) -> Html:
@@ -270,7 +280,7 @@ def strip(language: WatchedLanguage) -> Html:
     windows = closed_windows(language)[-STRIP_WINDOWS:]
     width = 100.0 / STRIP_WINDOWS
     floor = _STRIP - 2.0
-    marks = [segment((0, _level(1.0)), (100, _level(1.0)), "threshold")]
+    marks = [segment((0, _level(1.0)), (100, _level(1.0)), "threshold")] if windows else []
     for place, window in enumerate(windows):
         left = 100.0 - width * (len(windows) - place)
         ratio = _ratio(window)

@@ -8,10 +8,10 @@ from compass_core.report.markup import (
     Child,
     Html,
     clean,
+    exact_p,
     join,
     moment,
     number,
-    p_value,
     percent,
     points,
     table,
@@ -128,8 +128,9 @@ def method_text(language: WatchedLanguage, windows: Sequence[WindowPoint]) -> st
     clusters = f" {language.n_clusters} clusters;" if language.n_clusters else ""
     few = f"fewer than {language.min_shown} {_counted_unit(language)}"
     return (
-        f"Newest first.{clusters} p is of the drift score and the largest change of one cluster "
-        f"together (min-p), by permuting {resampled}; an alarm is p at or below the level. "
+        f"Newest first.{clusters} p is of the drift score and of the largest change of one cluster "
+        f"or of the novelty share together (min-p), by permuting {resampled}; an alarm is p at or "
+        "below the level. "
         f"Clusters of {few} are never shown by themselves; few: a share that {few} make up."
     )
 
@@ -150,7 +151,7 @@ def _window_table(language: WatchedLanguage, rows: Sequence[WindowPoint], captio
         "What moved",
     ]
     body = [_window_row(language, window) for window in rows]
-    return table(header, body, caption=caption, class_="windows")
+    return table(header, body, caption=caption, class_="windows cards")
 
 
 def _window_row(language: WatchedLanguage, window: WindowPoint) -> list[Child]:
@@ -163,11 +164,17 @@ def _window_row(language: WatchedLanguage, window: WindowPoint) -> list[Child]:
         join([user_text(window.name, 60), tag("br"), tag("small", champion)]),
         tag("span", _state_words(window), class_=f"state w-{state}"),
         join([number(window.n_prompts), tag("br"), tag("small", f"{by}{late}".strip(", "))]),
-        join([tag("b", number(window.score)), f" ({number(window.threshold)})"]),
-        join([tag("b", p_value(window.p_value)), _level(window), tag("br"), _tests(window)]),
+        score_text(window),
+        join([tag("b", exact_p(window.p_value)), _level(window), tag("br"), _tests(window)]),
         join([percent(window.novel_current), f" ({percent(window.novel_reference)})"]),
         _moved(window),
     ]
+
+
+def score_text(window: WindowPoint) -> Html:
+    """Return score and threshold, one dash where there is neither."""
+    known = f" ({number(window.threshold)})" if window.threshold is not None else ""
+    return join([tag("b", number(window.score)), known])
 
 
 def _state_words(window: WindowPoint) -> str:
@@ -176,7 +183,7 @@ def _state_words(window: WindowPoint) -> str:
 
 
 def _level(window: WindowPoint) -> str:
-    return f" ({p_value(window.level)})" if window.level is not None else ""
+    return f" ({exact_p(window.level)})" if window.level is not None else ""
 
 
 def _tests(window: WindowPoint) -> Html:
@@ -184,10 +191,10 @@ def _tests(window: WindowPoint) -> Html:
     if window.p_value is None:
         return Html("")
     named = (("score", window.p_score), ("cluster", window.p_cluster), ("novelty", window.p_novel))
-    said = ", ".join(f"{name} {p_value(value)}" for name, value in named if value is not None)
+    said = ", ".join(f"{name} {exact_p(value)}" for name, value in named if value is not None)
     drawn = f"{number(window.n_permutations)} permutations" if window.n_permutations else ""
     seed = f", seed {window.seed}" if window.seed is not None else ""
-    return tag("small", "; ".join(part for part in (said, f"{drawn}{seed}".strip(", ")) if part))
+    return join([tag("small", said), tag("br"), tag("small", f"{drawn}{seed}".strip(", "))])
 
 
 def move_text(row: MovedCluster) -> str:
@@ -227,7 +234,9 @@ def _updates(language: WatchedLanguage) -> Html:
         "Newest first. Forgetting: champion minus updated adapter, mean over older slices; below "
         "zero is a gain"
     )
-    return join([tag("h3", "Updates"), table(header, rows, caption=caption, class_="updates")])
+    return join(
+        [tag("h3", "Updates"), table(header, rows, caption=caption, class_="updates cards")]
+    )
 
 
 def _update_row(row: UpdatePoint) -> list[Child]:

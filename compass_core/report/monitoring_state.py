@@ -104,8 +104,7 @@ def _state_now(windows: Sequence[WindowPoint], update: UpdatePoint | None) -> st
     since = _since_stable(windows)
     if any(window.drift_detected and _order(window.end) > updated for window in since):
         return "drift"
-    unsolved = answered in {"update-refused", "update-failed"}
-    if last.status == "alarm" and unsolved and updated >= _order(since[0].end):
+    if answered in {"update-refused", "update-failed"} and updated >= _order(since[0].start):
         return answered
     return "alarm" if last.status == "alarm" else "insufficient"
 

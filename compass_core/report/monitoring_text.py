@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compass_core.report.markup import clean, moment, number, p_value, percent, points
+from compass_core.report.markup import clean, exact_p, moment, number, percent, points
 from compass_core.report.monitoring_data import MonitoringReport, WatchedLanguage, WindowPoint
 from compass_core.report.monitoring_plots import UPDATE_TEXT, window_text
 from compass_core.report.monitoring_section import UNIT_TEXT, method_text, move_text
@@ -66,7 +66,7 @@ def overview_rows(report: MonitoringReport) -> list[list[str]]:
                 clean(last.name, 40) if last else "–",
                 number(last.score) if last else "–",
                 number(last.threshold) if last else "–",
-                p_value(last.p_value) if last else "–",
+                exact_p(last.p_value) if last else "–",
                 clean(language.champion, 20) or "–",
                 UPDATE_TEXT.get(updates[-1].status, updates[-1].status) if updates else "–",
             ]
@@ -90,8 +90,8 @@ def _windows(language: WatchedLanguage) -> list[str]:
             number(window.n_units),
             number(window.score),
             number(window.threshold),
-            p_value(window.p_value),
-            p_value(window.level),
+            exact_p(window.p_value),
+            exact_p(window.level),
             percent(window.novel_current),
         ]
         for window in rows[:MAX_WINDOWS]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from compass_core import storage
 from compass_core.report import plots
+from compass_core.report.continual_section import render_continual
 from compass_core.report.data import (
     LanguageReport,
     RunReport,
@@ -66,7 +67,9 @@ def render_report(report: RunReport) -> str:
         body += [_headline(report), render_spaces(report), _languages(report)]
     if report.study is not None:
         body.append(render_study(report.study, report.main_arm))
-    if not report.languages and report.study is None:
+    if report.continual is not None:
+        body.append(render_continual(report.continual))
+    if not report.languages and report.study is None and report.continual is None:
         body.append(tag("p", "This run has no languages yet.", class_="note"))
     body.append(_footer(report))
     return document(f"{report.title} · {report.run_id}", body)

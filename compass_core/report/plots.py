@@ -23,6 +23,13 @@ ARM_LABELS = {
     "similar": "Similar languages",
     "all-data": "All data",
     "compass": "COMPASS",
+    "frozen": "Frozen",
+    "naive": "Naive fine-tuning",
+    "ewc-only": "EWC only",
+    "replay-only": "Replay only",
+    "rehearsal": "Random rehearsal",
+    "ecda": "ECDA",
+    "full": "Full retraining",
 }
 """Arms in the order in which they are shown, with the names people read."""
 
