@@ -224,13 +224,14 @@ class PooledPrompts:
             rng.hypergeometric(self.total_novel, size - self.total_novel, n_drawn, n_splits)
         )
         values, repeats = np.unique(novel, return_counts=True)
+        order = np.argsort(-self.total, kind="stable")  # large clusters first: fewer rejections
+        inside, outside = self.inside[order], self.outside[order]
         counts = np.concatenate(
             [
-                _draw_counts(self.inside, n_drawn - value, n, rng)
-                + _draw_counts(self.outside, value, n, rng)
+                _draw_counts(inside, n_drawn - value, n, rng) + _draw_counts(outside, value, n, rng)
                 for value, n in zip(values.tolist(), repeats.tolist(), strict=True)
             ]
-        )
+        )[:, np.argsort(order)]
         if n_drawn != n_current:
             return Splits(self.total - counts, self.total_novel - novel)
         return Splits(counts, novel)
