@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from compass_core.report.markup import clean, exact_p, moment, number, percent, points
 from compass_core.report.monitoring_data import MonitoringReport, WatchedLanguage, WindowPoint
 from compass_core.report.monitoring_plots import UPDATE_TEXT, window_text
-from compass_core.report.monitoring_section import UNIT_TEXT, method_text, move_text
+from compass_core.report.monitoring_section import method_text, move_text
 from compass_core.report.monitoring_state import (
     STATE_MEANING,
     STATE_TEXT,
@@ -78,14 +78,12 @@ def _windows(language: WatchedLanguage) -> list[str]:
     rows = list(reversed(in_order(language.windows)))
     if not rows:
         return ["No window yet.", ""]
-    header = ["Window", "State", "Prompts", "Users", "Score", "Threshold", "p", "Level", "Novelty"]
-    header[3] = UNIT_TEXT.get(language.unit, "users").capitalize()
-    if language.unit == "prompt":
-        header[3] = "Users"
+    units = "Sessions" if language.unit == "session" else "Users"
+    header = ["Window", "State", "Prompts", units, "Score", "Threshold", "p", "Level", "Novelty"]
     body = [
         [
             markdown_text(window.name, 40),
-            f"**{window_text(window)}**" if window.drift_detected else window_text(window),
+            "**drift**" if window.drift_detected else markdown_text(window_text(window), 40),
             number(window.n_prompts),
             number(window.n_units),
             number(window.score),
@@ -99,7 +97,7 @@ def _windows(language: WatchedLanguage) -> list[str]:
     lines = [*_table(header, body), ""]
     if len(rows) > MAX_WINDOWS:
         lines += [f"… and {len(rows) - MAX_WINDOWS} earlier windows in the report.", ""]
-    return [*lines, method_text(language, rows[:MAX_WINDOWS]), ""]
+    return [*lines, markdown_text(method_text(language, rows[:MAX_WINDOWS]), 800), ""]
 
 
 def _moved(window: WindowPoint) -> list[str]:
@@ -116,8 +114,8 @@ def _moved(window: WindowPoint) -> list[str]:
 def _updates(language: WatchedLanguage) -> list[str]:
     body = [
         [
-            moment(row.time),
-            UPDATE_TEXT.get(row.status, row.status),
+            markdown_text(moment(row.time), 40),
+            markdown_text(UPDATE_TEXT.get(row.status, row.status), 40),
             markdown_text(row.version, 20) or "–",
             percent(row.accuracy_before),
             percent(row.accuracy_after),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from compass_core.report.continual_data import ContinualReport
 from compass_core.report.data import (
     ArmResult,
     ClusterRow,
@@ -15,6 +16,8 @@ from compass_core.report.data import (
     StudyCell,
     StudyReport,
 )
+from compass_core.report.monitoring_data import MonitoringReport
+from tests.compass_core.report.samples import continual_report, monitoring_report
 
 ARMS = ("zero-shot", "target-only", "random", "similar", "all-data", "compass")
 LANGUAGES = (
@@ -236,3 +239,15 @@ def sample_run() -> RunReport:
         versions={"compass": "0.1.0", "torch": "2.13.0"},
         links={"Prefect UI": "http://127.0.0.1:4200", "MLflow UI": "http://127.0.0.1:5000"},
     )
+
+
+@pytest.fixture
+def sample_monitoring() -> MonitoringReport:
+    """Usage over time of 42 languages; the numbers are made up."""
+    return monitoring_report()
+
+
+@pytest.fixture
+def sample_continual() -> ContinualReport:
+    """A continual study of three languages; the numbers are made up."""
+    return continual_report()
