@@ -23,8 +23,9 @@ WindowStatus = Literal["open", "empty", "insufficient", "stable", "alarm"]
 """open: not closed yet · empty: no prompt · insufficient: too few for a decision · stable ·
 alarm: p-value at or below the level of the check."""
 
-UpdateStatus = Literal["promoted", "retrained", "refused", "failed", "running"]
-"""promoted: the update serves · retrained: full retraining serves · refused: the champion stays."""
+UpdateStatus = Literal["promoted", "retrained", "refused", "superseded", "failed", "running"]
+"""promoted: the update serves · retrained: full retraining serves · refused: the champion stays ·
+superseded: another champion served by then, so nothing was trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +181,6 @@ class WatchedLanguage:
         min_shown: A cluster with fewer units is never shown by itself.
         n_clusters: Clusters of the monitoring space.
         n_quarantined: Records of the log that could not be used, by reason.
-        links: Where to look further, by what is found there.
         notes: What else is worth knowing, as sentences.
         error: Why the language could not be read, where it could not.
     """
@@ -198,7 +198,6 @@ class WatchedLanguage:
     min_shown: int = 20
     n_clusters: int | None = None
     n_quarantined: dict[str, int] = field(default_factory=dict)
-    links: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     error: str = ""
 

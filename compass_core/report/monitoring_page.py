@@ -30,6 +30,7 @@ from compass_core.report.monitoring_state import (
     seconds,
     state_of,
     updates_in_order,
+    window_name,
 )
 from compass_core.report.parts import anchor, bullet_list
 
@@ -124,7 +125,7 @@ def _overview_row(language: WatchedLanguage) -> list[Child]:
         tag("a", user_text(language.name, 60), href=f"#{anchor(language.language)}"),
         state_badge(state_of(language)),
         strip(language),
-        user_text(last.name, 40) if last else "–",
+        user_text(window_name(last), 40) if last else "–",
         score_text(last) if last else "–",
         exact_p(last.p_value) if last else "–",
         percent(last.novel_current) if last else "–",

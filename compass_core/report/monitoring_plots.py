@@ -13,7 +13,12 @@ from compass_core.report.monitoring_data import (
     WatchedLanguage,
     WindowPoint,
 )
-from compass_core.report.monitoring_state import closed_windows, seconds, updates_in_order
+from compass_core.report.monitoring_state import (
+    closed_windows,
+    seconds,
+    updates_in_order,
+    window_name,
+)
 from compass_core.report.plots import Scale
 from compass_core.report.timeline import (
     TimeAxis,
@@ -36,6 +41,7 @@ UPDATE_TEXT = {
     "promoted": "promoted",
     "retrained": "promoted after full retraining",
     "refused": "refused",
+    "superseded": "not needed any more",
     "failed": "failed",
     "running": "running",
 }
@@ -152,7 +158,7 @@ def _score_panel(
 
 def _said(window: WindowPoint) -> str:
     """Return one window in words, for who points at its mark."""
-    text = f"{clean(window.name, 40)}: {window_text(window)}"
+    text = f"{clean(window_name(window), 40)}: {window_text(window)}"
     if window.score is None or not is_number(window.score):
         return text
     return (
@@ -175,7 +181,7 @@ def _novelty_panel(
         if window.novel_current is not None and is_number(window.novel_current):
             y = height_of(window.novel_current, scale, _SHARE)
             places.append(((start + end) / 2, y))
-            said = f"{clean(window.name, 40)}: {percent(window.novel_current)}"
+            said = f"{clean(window_name(window), 40)}: {percent(window.novel_current)}"
             marks.append(mark("novel", (start + end) / 2, y, said))
     lines = [segment(a, b, "novel-line") for a, b in pairwise(places)]
     last = next((w.novel_current for w in reversed(windows) if is_number(w.novel_current)), None)

@@ -36,6 +36,7 @@ from compass_core.report.monitoring_state import (
     in_order,
     state_of,
     updates_in_order,
+    window_name,
 )
 from compass_core.report.parts import anchor, bullet_list
 
@@ -161,7 +162,7 @@ def _window_row(language: WatchedLanguage, window: WindowPoint) -> list[Child]:
     state = window_state(window)
     champion = f"champion v{clean(window.champion, 20)}" if window.champion else ""
     return [
-        join([user_text(window.name, 60), tag("br"), tag("small", champion)]),
+        join([user_text(window_name(window), 60), tag("br"), tag("small", champion)]),
         tag("span", _state_words(window), class_=f"state w-{state}"),
         join([number(window.n_prompts), tag("br"), tag("small", f"{by}{late}".strip(", "))]),
         score_text(window),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -37,6 +38,8 @@ STATE_MEANING = {
     "no-champion": "nothing is watched: only the base serves",
 }
 
+_BY_TIME = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d)Z/\d{1,4}[hdw](?:/empty(\d{1,6}))?")
+_BY_COUNT = re.compile(r"n(\d{1,9})/(\d{1,9})")
 _AFTER_UPDATE = {
     "promoted": "update-promoted",
     "retrained": "update-promoted",
@@ -70,6 +73,27 @@ def closed_windows(language: WatchedLanguage) -> list[WindowPoint]:
     return [window for window in in_order(language.windows) if window.status != "open"]
 
 
+def window_name(window: WindowPoint) -> str:
+    """Return the name of a window as people read it; names of other makes as they are.
+
+    Examples:
+        >>> def named(name): return window_name(WindowPoint(name=name, start="", end=""))
+        >>> named("2026-11-13T00:00Z/1d"), named("2026-11-13T06:00Z/6h")
+        ('2026-11-13', '2026-11-13 06:00')
+        >>> named("2026-11-13T00:00Z/1d/empty3"), named("n1000/000007")
+        ('2026-11-13, 3 in a row', 'no. 7 (1000 prompts)')
+    """
+    counted = _BY_COUNT.fullmatch(window.name)
+    if counted:
+        return f"no. {int(counted[2])} ({int(counted[1])} prompts)"
+    timed = _BY_TIME.fullmatch(window.name)
+    if not timed:
+        return window.name
+    clock = "" if timed[2] == "00:00" else f" {timed[2]}"
+    several = f", {timed[3]} in a row" if int(timed[3] or 1) > 1 else ""
+    return f"{timed[1]}{clock}{several}"
+
+
 def updates_in_order(language: WatchedLanguage) -> list[UpdatePoint]:
     """Return the updates, oldest first."""
     return sorted(language.updates, key=lambda update: (_order(update.time), update.version))
@@ -81,11 +105,12 @@ def state_of(language: WatchedLanguage) -> str:
         return "unreadable"
     if not language.champion:
         return "no-champion"
-    updates = updates_in_order(language)
+    updates = [row for row in updates_in_order(language) if row.status != "superseded"]
     if language.event_state == "taken" or any(row.status == "running" for row in updates):
         return "updating"
     if language.event_state == "pending":
-        return "drift"
+        failed = bool(updates) and updates[-1].status == "failed"
+        return "update-failed" if failed and updates[-1].event == language.event else "drift"
     windows = closed_windows(language)
     if not windows:
         return "no-window"

@@ -16,6 +16,7 @@ from compass_core.report.monitoring_state import (
     in_order,
     state_of,
     updates_in_order,
+    window_name,
 )
 from compass_core.report.text import markdown_text
 
@@ -63,7 +64,7 @@ def overview_rows(report: MonitoringReport) -> list[list[str]]:
             [
                 clean(language.name, 40),
                 STATE_TEXT[state_of(language)],
-                clean(last.name, 40) if last else "–",
+                clean(window_name(last), 40) if last else "–",
                 number(last.score) if last else "–",
                 number(last.threshold) if last else "–",
                 exact_p(last.p_value) if last else "–",
@@ -82,7 +83,7 @@ def _windows(language: WatchedLanguage) -> list[str]:
     header = ["Window", "State", "Prompts", units, "Score", "Threshold", "p", "Level", "Novelty"]
     body = [
         [
-            markdown_text(window.name, 40),
+            markdown_text(window_name(window), 40),
             "**drift**" if window.drift_detected else markdown_text(window_text(window), 40),
             number(window.n_prompts),
             number(window.n_units),
@@ -107,7 +108,7 @@ def _moved(window: WindowPoint) -> list[str]:
     ]
     if not body:
         return []
-    title = f"### What moved in {markdown_text(window.name, 40)}"
+    title = f"### What moved in {markdown_text(window_name(window), 40)}"
     return [title, "", *_table(["Cluster", "Reference", "Window"], body), ""]
 
 

@@ -27,6 +27,7 @@ _SHAPES = {
     "empty": "M-3-3L3 3M-3 3L3-3",
     "promoted": "M-5 0L-1.5 4L5.5-4",
     "refused": "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0",
+    "superseded": "M-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0-7 0",
     "failed": "M-4.5-4.5L4.5 4.5M-4.5 4.5L4.5-4.5",
     "running": "M4.5-2A5 5 0 1 0 4.5 2",
     "champion": "M-4-4H4V4H-4Z",

@@ -87,7 +87,6 @@ def attacked() -> MonitoringReport:
         event=ATTACK,
         event_state="pending",
         n_quarantined={ATTACK: 3},
-        links={ATTACK: ATTACK},
         notes=[ATTACK],
     )
     broken = dataclasses.replace(language, language="b", error=ATTACK)

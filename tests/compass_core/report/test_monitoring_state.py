@@ -92,6 +92,17 @@ def test_what_cannot_be_read_or_is_not_watched_says_so() -> None:
     assert state_of(watched("sad", error="E1")) == "unreadable"
 
 
+def test_update_that_failed_keeps_its_event_but_says_so() -> None:
+    failed = watched("sad", "failed", 4, event="", event_state="pending")
+    assert state_of(failed) == "update-failed"
+    assert state_of(watched("sad", "failed", 4, event="new", event_state="pending")) == "drift"
+
+
+def test_update_that_another_champion_made_needless_changes_no_state() -> None:
+    assert state_of(watched("sads", "superseded", 5)) == "stable"
+    assert state_of(watched("sada", "superseded", 5)) == "drift"
+
+
 def test_order_of_windows_in_the_data_changes_nothing() -> None:
     language = watched("sada", "refused", 4)
     back = watched("", champion="3", windows=list(reversed(language.windows)))
