@@ -25,6 +25,7 @@ from compass_core.manifests import Catalog
 from compass_core.records import ArtifactRef
 from compass_core.report import data as report_data
 from compass_core.report.data import LanguageReport, RunReport, StudyReport
+from compass_core.report.monitoring_page import PAGE_NAME as MONITORING_PAGE
 from compass_core.report.page import render_index, render_report
 from compass_core.report.text import (
     evaluation_table_markdown,
@@ -247,7 +248,8 @@ def write_index() -> None:
     for path in sorted(runs_folder().glob("*/report.json"), reverse=True):
         report = report_data.from_json(path.read_text(encoding="utf-8"))
         runs.append(report_data.summarise_run(report, f"{path.parent.name}/report.html"))
-    write_text(runs_folder() / "index.html", render_index(runs))
+    watched = MONITORING_PAGE if (runs_folder() / MONITORING_PAGE).is_file() else ""
+    write_text(runs_folder() / "index.html", render_index(runs, monitoring=watched))
 
 
 def _report_or_failure(outcome: Mapping[str, Any], recipe: Recipe) -> LanguageReport:

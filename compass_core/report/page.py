@@ -75,8 +75,13 @@ def render_report(report: RunReport) -> str:
     return document(f"{report.title} · {report.run_id}", body)
 
 
-def render_index(runs: Sequence[RunSummary]) -> str:
-    """Return the index of runs, newest first; ``href`` of each leads to its page."""
+def render_index(runs: Sequence[RunSummary], *, monitoring: str = "") -> str:
+    """Return the index of runs, newest first; ``href`` of each leads to its page.
+
+    Args:
+        runs: One line each, in any order.
+        monitoring: Address of the page about usage over time, empty where there is none.
+    """
     rows: list[list[Child]] = []
     for run in sorted(runs, key=lambda run: (run.started, run.run_id), reverse=True):
         names = ", ".join(run.languages[:8]) + (" …" if len(run.languages) > 8 else "")
@@ -93,7 +98,8 @@ def render_index(runs: Sequence[RunSummary]) -> str:
             ]
         )
     header = ["Run", "Project", "Started", "Took", "Languages", "Outcome", "Mean gain, points"]
-    head = tag("header", tag("h1", "COMPASS runs"))
+    usage = tag("p", link("Usage over time", monitoring)) if monitoring else None
+    head = tag("header", tag("h1", "COMPASS runs"), usage)
     caption = "Gain: accuracy minus zero-shot, mean over the languages of the run"
     content = (
         table(header, rows, caption=caption, class_="runs")

@@ -264,3 +264,10 @@ def test_the_curve_of_one_candidate_is_no_chart(sample_run):
     assert "by number of clusters" not in render_report(
         dataclasses.replace(sample_run, languages=[one])
     )
+
+
+def test_index_leads_to_usage_over_time_where_it_is_watched(sample_run: RunReport) -> None:
+    summary = summarise_run(sample_run, "r/report.html")
+    assert "Usage over time" not in render_index([summary])
+    page = render_index([summary], monitoring="monitoring.html")
+    assert '<a href="monitoring.html"' in page
