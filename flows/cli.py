@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -76,6 +77,53 @@ def study(config: ConfigArgument, overrides: Overrides = None) -> None:
     from flows.running import run_study
 
     raise typer.Exit(run_study(config, overrides or []))
+
+
+@app.command()
+def monitor(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Look at what users asked since the last time: has it drifted from what was trained for?"""
+    from flows.monitoring import run_monitor
+
+    raise typer.Exit(run_monitor(config, overrides or [], as_json=as_json))
+
+
+@app.command()
+def update(
+    config: ConfigArgument,
+    language: LanguageOption,
+    overrides: Overrides = None,
+    event: Annotated[
+        str, typer.Option(help="Drift event to answer; without it: the newest windows.")
+    ] = "",
+) -> None:
+    """Train a champion on for what its users ask now, without losing what it knows."""
+    from flows.updating import run_update
+
+    raise typer.Exit(run_update(config, overrides or [], language, event))
+
+
+@app.command("simulate-usage")
+def simulate_usage(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    output: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")] = Path("logs"),
+    start: Annotated[datetime, typer.Option(help="First day (UTC).")] = datetime(2026, 1, 5),
+    days: Annotated[int, typer.Option(min=1, help="Days of usage.")] = 5,
+    prompts_per_day: Annotated[int, typer.Option(min=1, help="Prompts of a day.")] = 200,
+    shift_after: Annotated[int, typer.Option(min=0, help="Days before the mix changes.")] = 3,
+    shift: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of new topics after the change.")
+    ] = 0.9,
+) -> None:
+    """Make up a usage log of the demonstration corpus, to try `monitor` and `update` with."""
+    from flows.updating import write_log
+
+    plan = {"start": start.replace(tzinfo=UTC), "days": days, "prompts_per_day": prompts_per_day}
+    write_log(config, overrides or [], output, plan | {"shift_after": shift_after, "shift": shift})
 
 
 @app.command()
@@ -267,6 +315,21 @@ def clean(
     from flows.inspecting import clean_store
 
     clean_store(keep_runs=keep_runs, yes=yes)
+
+
+@app.command()
+def deploy(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    pool: Annotated[str, typer.Option(help="Work pool; made if it is missing.")] = "compass",
+    schedule: Annotated[
+        bool, typer.Option("--schedule/--no-schedule", help="Turn the monitor's schedule on.")
+    ] = True,
+) -> None:
+    """Put the flows on a Prefect server, with this configuration; safe to repeat."""
+    from flows.deploying import deploy as deploy_all
+
+    deploy_all(config, overrides or [], pool=pool, scheduled=schedule)
 
 
 @app.command("rebuild-index")
