@@ -268,6 +268,6 @@ def test_the_curve_of_one_candidate_is_no_chart(sample_run):
 
 def test_index_leads_to_usage_over_time_where_it_is_watched(sample_run: RunReport) -> None:
     summary = summarise_run(sample_run, "r/report.html")
-    assert "Usage over time" not in render_index([summary])
+    assert "monitoring.html" not in render_index([summary])
     page = render_index([summary], monitoring="monitoring.html")
     assert '<a href="monitoring.html"' in page
