@@ -16,8 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from compass_core.adaptation.rendering import Rendered, render_example
+from compass_core.adaptation.bases import Base
+from compass_core.adaptation.rendering import Rendered, render_example, render_examples
+from compass_core.config import TrainingConfig
 from compass_core.errors import DataError
+from compass_core.records import Example
 from compass_core.seeding import derive_rng
 
 __all__ = [
@@ -26,6 +29,7 @@ __all__ = [
     "TrainingData",
     "collate",
     "plan_micro_batches",
+    "prepare_data",
     "render_example",
     "truncate",
 ]
@@ -89,6 +93,21 @@ class TrainingData:
     examples: list[Rendered]
     n_truncated: int
     n_dropped: int
+
+
+def prepare_data(base: Base, examples: Sequence[Example], config: TrainingConfig) -> TrainingData:
+    """Return `examples` as tokens, cut to what config and base allow.
+
+    Raises:
+        DataError: E03 no examples, E16 no response token in any of them.
+    """
+    if not examples:
+        raise DataError(
+            "There is nothing to train on: 0 examples. Raise selection.budget or add coverage.",
+            code="E03",
+        )
+    limit = min(config.max_length, base.max_positions or config.max_length)
+    return truncate(render_examples(examples, base.tokenizer), limit)
 
 
 def truncate(examples: Sequence[Rendered], max_length: int) -> TrainingData:

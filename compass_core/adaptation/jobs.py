@@ -150,10 +150,10 @@ def write_training(
     }
 
 
-def final_loss(history: Sequence[Mapping[str, Any]]) -> float:
-    """Return the mean loss of the last tenth of the steps: one step alone is noise."""
+def final_loss(history: Sequence[Mapping[str, Any]], name: str = "loss") -> float:
+    """Return the mean `name` of the last tenth of the steps: one step alone is noise."""
     last = history[-max(1, len(history) // 10) :]
-    return sum(float(record["loss"]) for record in last) / len(last)
+    return sum(float(record[name]) for record in last) / len(last)
 
 
 @exclusive

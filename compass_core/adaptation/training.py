@@ -5,7 +5,8 @@ Every step is a function of (recipe, step number) and the weights before it: the
 checkpoint needs no random state, and a resumed run cannot differ from an uninterrupted one.
 
 The loss is L_task of docs/method.md: the mean over all response tokens of the step, however the
-step is cut into micro-batches.
+step is cut into micro-batches. An update starts from a saved adapter and adds the two terms of
+equation (6) that keep it from forgetting (`UpdateTerms`).
 """
 
 from __future__ import annotations
@@ -37,15 +38,19 @@ from compass_core.adaptation.batches import (
     StepOrder,
     TrainingData,
     micro_batches,
-    truncate,
+    prepare_data,
 )
 from compass_core.adaptation.checkpoints import Progress, resume_checkpoint, write_checkpoint
 from compass_core.adaptation.dropout import BitSource, use_step_dropout
+from compass_core.adaptation.ewc import EwcPenalty
+from compass_core.adaptation.fisher import adapter_parameters
+from compass_core.adaptation.fisher_files import require_fit, scaled_fisher
 from compass_core.adaptation.forward import logits_at
-from compass_core.adaptation.rendering import Rendered, render_examples
+from compass_core.adaptation.rendering import Rendered
+from compass_core.adaptation.update_terms import UpdateTerms
 from compass_core.adapter_files import adapter_sha256
 from compass_core.config import TrainingConfig
-from compass_core.errors import ConfigError, DataError
+from compass_core.errors import ConfigError
 from compass_core.records import Example
 from compass_core.seeding import derive_seed
 
@@ -53,9 +58,6 @@ logger = logging.getLogger(__name__)
 
 TRAINING_VERSION = 1
 """Raised whenever this package trains differently from the same recipe."""
-
-ExtraLoss = Callable[[PeftModel, int], torch.Tensor]
-"""(model, 0-based step) → scalar added to the step's loss, such as λ·L_EWC + β·L_DAR."""
 
 OnStep = Callable[[int, int, dict[str, Any]], None]
 """(steps done, steps in total, this step's record of the history)."""
@@ -69,11 +71,14 @@ class TrainingResult:
         model: The base with the adapter; save it, then `detach_adapter`.
         steps: Optimiser steps.
         history: Per step: step, loss (nats per response token), learning_rate, grad_norm (before
-            clipping), tokens, padded_tokens, seconds.
-        tokens: Real tokens seen, repetitions counted.
+            clipping), tokens, padded_tokens, seconds. With `UpdateTerms` the loss is the sum of
+            equation (6), and loss_task, loss_ewc, loss_replay (without λ and β) and tokens_replay
+            are added.
+        tokens: Real tokens of `examples` seen, repetitions counted.
         padding_efficiency: Real over padded tokens.
         n_truncated: Examples cut at the token limit.
         n_dropped: Examples left out since no response token remained.
+        tokens_replay: Real tokens of replayed examples seen, repetitions counted.
     """
 
     model: PeftModel
@@ -83,6 +88,7 @@ class TrainingResult:
     padding_efficiency: float
     n_truncated: int = 0
     n_dropped: int = 0
+    tokens_replay: int = 0
 
 
 # --------------------------------------------------------------------------- plans
@@ -116,18 +122,9 @@ def learning_rate_at(step: int, steps: int, config: TrainingConfig) -> float:
 
 
 def recipe_of(
-    base: Base,
-    data: Sequence[Rendered],
-    config: TrainingConfig,
-    seed: int,
-    start: Path | None = None,
+    base: Base, data: Sequence[Rendered], config: TrainingConfig, seed: int
 ) -> dict[str, Any]:
     """Return what a checkpoint must agree with to be continued (plain JSON values)."""
-    begun = {} if start is None else {"start": adapter_sha256(start)}
-    digest = hashlib.sha256()
-    for example in data:
-        digest.update(np.array([example.n_prompt, len(example.ids)], dtype=np.int64).tobytes())
-        digest.update(example.ids.tobytes())
     return {
         "training_version": TRAINING_VERSION,
         "base": base.fingerprint,
@@ -135,12 +132,19 @@ def recipe_of(
         "device": base.device.type,
         "config": config.model_dump(mode="json", exclude={"checkpoint_every"}),
         "seed": seed,
-        "data": digest.hexdigest(),
+        "data": _digest(data),
         "torch": str(torch.__version__),
         "transformers": str(transformers.__version__),
         "peft": str(peft.__version__),
-        **begun,
     }
+
+
+def _digest(data: Sequence[Rendered]) -> str:
+    digest = hashlib.sha256()
+    for example in data:
+        digest.update(np.array([example.n_prompt, len(example.ids)], dtype=np.int64).tobytes())
+        digest.update(example.ids.tobytes())
+    return digest.hexdigest()
 
 
 # --------------------------------------------------------------------------- the loop
@@ -152,13 +156,13 @@ def train_adapter(
     seed: int,
     checkpoint_folder: Path | None = None,
     on_step: OnStep | None = None,
-    extra_loss: ExtraLoss | None = None,
     start: Path | None = None,
+    update: UpdateTerms | None = None,
 ) -> TrainingResult:
     """Train an adapter on `examples` and leave it attached to `base`.
 
-    Same base, examples, config and seed give the same weights, bit for bit on a CPU with one
-    thread count, also when the run was killed and continued from `checkpoint_folder`.
+    Same base, examples, config, seed, start and terms give the same weights, bit for bit on a CPU
+    with one thread count, also when the run was killed and continued from `checkpoint_folder`.
 
     Args:
         base: The frozen base; no other adapter may be attached.
@@ -167,16 +171,18 @@ def train_adapter(
         seed: Seed of initial weights, order and dropout.
         checkpoint_folder: Where to keep checkpoints and look for one; None keeps none.
         on_step: Called after each optimiser step; what it raises stops the training.
-        extra_loss: A term added to every step's loss.
         start: Folder of the adapter whose weights training starts from; None: new weights.
+        update: What keeps the adapter from forgetting; needs `start`.
 
     Returns:
         The trained adapter with its history.
 
     Raises:
         DataError: E03 no examples, E16 no response token in any of them.
-        ModelError: E35 unknown target modules.
-        ConfigError: E65 the loss or gradient is not finite; the last checkpoint is kept.
+        ModelError: E35 unknown target modules; see `load_adapter` for `start` and `require_fit`
+            for Fisher information that does not belong to it.
+        ConfigError: E65 the loss or gradient is not finite; the last checkpoint is kept. E42
+            `config` describes another adapter than `start`.
     """
     data = prepare_data(base, examples, config)
     model = (
@@ -186,8 +192,8 @@ def train_adapter(
     )
     try:
         loop = _Loop(base, model, data, config, seed)
-        loop.extra_loss = extra_loss
-        loop.start = start
+        if start is not None:
+            loop.start_from(adapter_sha256(start), update)
         with seeded(0, base.device):
             progress = loop.run(checkpoint_folder, on_step)
     except BaseException:
@@ -204,22 +210,8 @@ def train_adapter(
         padding_efficiency=tokens / padded,
         n_truncated=data.n_truncated,
         n_dropped=data.n_dropped,
+        tokens_replay=sum(record.get("tokens_replay", 0) for record in progress.history),
     )
-
-
-def prepare_data(base: Base, examples: Sequence[Example], config: TrainingConfig) -> TrainingData:
-    """Return `examples` as tokens, cut to what config and base allow.
-
-    Raises:
-        DataError: E03 no examples, E16 no response token in any of them.
-    """
-    if not examples:
-        raise DataError(
-            "There is nothing to train on: 0 examples. Raise selection.budget or add coverage.",
-            code="E03",
-        )
-    limit = min(config.max_length, base.max_positions or config.max_length)
-    return truncate(render_examples(examples, base.tokenizer), limit)
 
 
 class _Loop:
@@ -236,8 +228,10 @@ class _Loop:
         self.steps = count_steps(len(data.examples), config)
         self.order = StepOrder(len(data.examples), config.batch_size, seed)
         self.vocab_size = int(base.model.config.get_text_config().vocab_size)
-        self.extra_loss: ExtraLoss | None = None
-        self.start: Path | None = None
+        self.recipe = recipe_of(base, data.examples, config, seed)
+        self.update: UpdateTerms | None = None
+        self.ewc: EwcPenalty | None = None
+        self.replay: TrainingData | None = None
         self.bits = BitSource()
         if base.device.type == "cpu":
             use_step_dropout(model, self.bits)
@@ -250,12 +244,39 @@ class _Loop:
             fused=True,
         )
 
+    def start_from(self, adapter_sha256: str, update: UpdateTerms | None) -> None:
+        """Anchor the terms of `update` at the weights the model has now."""
+        self.recipe["start"] = adapter_sha256
+        self.update = update
+        if update is None:
+            return
+        if update.fisher is not None and update.uses_ewc:
+            weights = adapter_parameters(self.model)
+            require_fit(update.fisher, self.base.fingerprint, weights, adapter_sha256)
+            values = scaled_fisher(update.fisher, update.fisher_scale)
+            self.ewc = EwcPenalty(weights, values, update.ewc_strength)
+        if update.uses_replay:
+            self.replay = prepare_data(self.base, update.replay, self.config)
+            size = update.replay_batch(self.config)
+            seed = derive_seed(self.seed, "replay")
+            self.replay_order = StepOrder(len(self.replay.examples), size, seed)
+        self.recipe["update"] = self._update_recipe(update)
+
+    def _update_recipe(self, update: UpdateTerms) -> dict[str, Any]:
+        recipe: dict[str, Any] = {}
+        if self.ewc is not None:
+            values = self.ewc.fisher.cpu().numpy().tobytes()
+            recipe["ewc"] = [update.ewc_strength, hashlib.sha256(values).hexdigest()]
+        if self.replay is not None:
+            size = update.replay_batch(self.config)
+            recipe["replay"] = [update.replay_strength, size, _digest(self.replay.examples)]
+        return recipe
+
     def run(self, folder: Path | None, on_step: OnStep | None) -> Progress:
         """Train from the newest checkpoint (or the start) to the end."""
-        recipe = recipe_of(self.base, self.data.examples, self.config, self.seed, self.start)
         progress = Progress(0, [])
         if folder is not None:
-            progress = resume_checkpoint(folder, recipe, self.parameters, self.optimiser)
+            progress = resume_checkpoint(folder, self.recipe, self.parameters, self.optimiser)
         self.model.train()
         history = progress.history
         for step in range(progress.step, self.steps):
@@ -264,7 +285,7 @@ class _Loop:
             done = step + 1
             if folder is not None and done % self.config.checkpoint_every == 0:
                 state = Progress(done, history)
-                write_checkpoint(folder, state, recipe, self.parameters, self.optimiser)
+                write_checkpoint(folder, state, self.recipe, self.parameters, self.optimiser)
             if on_step is not None:
                 on_step(done, self.steps, record)
         return Progress(self.steps, history)
@@ -272,17 +293,12 @@ class _Loop:
     def _step(self, step: int) -> dict[str, Any]:
         started = time.perf_counter()
         self._reseed(step)
-        batches = self._batches(step)
-        n_targets = sum(len(batch.targets) for batch in batches)
-        loss = 0.0
-        for batch in batches:
-            part = self._task_loss(batch, n_targets)
-            torch.autograd.backward(part)
-            loss += float(part.detach())
-        if self.extra_loss is not None:
-            extra = self.extra_loss(self.model, step)
-            torch.autograd.backward(extra)
-            loss += float(extra.detach())
+        batches = self._batches(self.data, self.order, step)
+        loss = self._add_gradient(batches, 1.0)
+        parts: dict[str, Any] = {}
+        if self.update is not None:
+            parts = self._add_update(step, loss, self.update)
+            loss = parts.pop("loss")
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm)
         self._require_finite(step, loss, float(norm))
         rate = learning_rate_at(step, self.steps, self.config)
@@ -296,7 +312,24 @@ class _Loop:
             "grad_norm": float(norm),
             "tokens": sum(batch.n_tokens for batch in batches),
             "padded_tokens": sum(batch.n_padded for batch in batches),
+            **parts,
             "seconds": time.perf_counter() - started,
+        }
+
+    def _add_update(self, step: int, task: float, update: UpdateTerms) -> dict[str, Any]:
+        """Add the gradients of λ·L_EWC + β·L_DAR; return the losses and the tokens replayed."""
+        replay, tokens = 0.0, 0
+        if self.replay is not None:
+            batches = self._batches(self.replay, self.replay_order, step)
+            replay = self._add_gradient(batches, update.replay_strength)
+            tokens = sum(batch.n_tokens for batch in batches)
+        ewc = 0.0 if self.ewc is None else self.ewc.add_gradient()
+        return {
+            "loss": task + update.ewc_strength * ewc + update.replay_strength * replay,
+            "loss_task": task,
+            "loss_ewc": ewc,
+            "loss_replay": replay,
+            "tokens_replay": tokens,
         }
 
     def _reseed(self, step: int) -> None:
@@ -304,21 +337,27 @@ class _Loop:
         torch.manual_seed(seed)
         self.bits.reseed(seed)
 
-    def _batches(self, step: int) -> list[MicroBatch]:
+    def _batches(self, data: TrainingData, order: StepOrder, step: int) -> list[MicroBatch]:
         return micro_batches(
-            self.data,
-            self.order.indices(step),
+            data,
+            order.indices(step),
             pad_id=int(self.base.tokenizer.pad_token_id),
             max_tokens=self.config.micro_batch_tokens,
             vocab_size=self.vocab_size,
         )
 
-    def _task_loss(self, batch: MicroBatch, n_targets: int) -> torch.Tensor:
-        """Return this micro-batch's share of the step's mean over response tokens."""
-        batch = batch.to(self.base.device)
-        logits = logits_at(self.model, batch.input_ids, batch.positions)
-        total = torch.nn.functional.cross_entropy(logits.float(), batch.targets, reduction="sum")
-        return total / n_targets
+    def _add_gradient(self, batches: list[MicroBatch], strength: float) -> float:
+        """Add the gradient of `strength` · mean over response tokens; return the mean."""
+        n_targets = sum(len(batch.targets) for batch in batches)
+        mean = 0.0
+        for batch in batches:
+            moved = batch.to(self.base.device)
+            logits = logits_at(self.model, moved.input_ids, moved.positions).float()
+            total = torch.nn.functional.cross_entropy(logits, moved.targets, reduction="sum")
+            part = total / n_targets
+            torch.autograd.backward(part if strength == 1.0 else strength * part)
+            mean += float(part.detach())
+        return mean
 
     def _require_finite(self, step: int, loss: float, norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm):

@@ -9,16 +9,22 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compass_core.adaptation.jobs import (
     ProgressFile,
     exclusive,
+    final_loss,
     read_examples,
     set_threads,
     write_training,
 )
 from compass_core.config import BaseConfig, TrainingConfig
+
+if TYPE_CHECKING:
+    from compass_core.adaptation.update_terms import UpdateTerms
+
+LOSSES = ("loss_task", "loss_ewc", "loss_replay")
 
 
 @exclusive
@@ -35,9 +41,30 @@ def fisher_job(spec: Mapping[str, Any]) -> dict[str, Any]:
             progress_path (or null), threads (optional).
 
     Returns:
-        base_fingerprint, adapter_sha256, n_examples, tokens, mean, max, sha256, policy, seconds.
+        base_fingerprint, adapter_sha256, n_examples, tokens, n_stages, decay, mean, max, policy,
+        sha256 (of the values), seconds.
     """
-    raise NotImplementedError
+    from compass_core.adaptation.bases import load_base
+    from compass_core.adaptation.fisher import measure_fisher
+    from compass_core.adaptation.fisher_files import add_fisher, read_fisher, write_fisher
+
+    set_threads(spec.get("threads"))
+    started = time.perf_counter()
+    base = load_base(BaseConfig.model_validate(spec["base"]))
+    fisher = measure_fisher(
+        base,
+        Path(spec["adapter_folder"]),
+        read_examples(spec["rows"]),
+        TrainingConfig.model_validate(spec["training"]),
+        max_examples=int(spec["max_examples"]),
+        seed=int(spec["seed"]),
+        on_progress=ProgressFile(spec.get("progress_path")).write,
+    )
+    if spec.get("previous_path"):
+        earlier = read_fisher(Path(spec["previous_path"]))
+        fisher = add_fisher(fisher, earlier, float(spec["decay"]))
+    facts = write_fisher(Path(spec["out_folder"]), fisher)
+    return facts | {"seconds": time.perf_counter() - started}
 
 
 @exclusive
@@ -54,7 +81,9 @@ def update_job(spec: Mapping[str, Any]) -> dict[str, Any]:
             apply it to switches a term off; with both off this is naive fine-tuning.
 
     Returns:
-        What `train_job` returns, and tokens_replay, start_sha256.
+        What `train_job` returns, and tokens_replay, loss_task, loss_ewc and loss_replay (means of
+        the last tenth of the steps, without λ and β), and fisher (mean, max, scale; null when
+        EWC is off).
     """
     from compass_core.adaptation.bases import load_base
     from compass_core.adaptation.training import train_adapter
@@ -63,6 +92,7 @@ def update_job(spec: Mapping[str, Any]) -> dict[str, Any]:
     started = time.perf_counter()
     examples = read_examples(spec["rows"])
     base = load_base(BaseConfig.model_validate(spec["base"]))
+    terms = read_terms(spec)
     checkpoints = spec.get("checkpoint_folder")
     result = train_adapter(
         base,
@@ -72,7 +102,25 @@ def update_job(spec: Mapping[str, Any]) -> dict[str, Any]:
         checkpoint_folder=Path(checkpoints) if checkpoints else None,
         on_step=ProgressFile(spec.get("progress_path")).on_step,
         start=Path(spec["start_folder"]),
+        update=terms,
     )
     facts = write_training(result, Path(spec["out_folder"]), spec.get("card", {}), base)
-    facts |= {"n_examples": len(examples), "seconds": time.perf_counter() - started}
-    return facts | {"tokens_replay": 0}
+    facts |= {"n_examples": len(examples), "tokens_replay": result.tokens_replay}
+    facts |= {name: final_loss(result.history, name) for name in LOSSES}
+    used = terms.fisher if terms.uses_ewc else None
+    scale = {"scale": terms.fisher_scale}
+    facts["fisher"] = {"mean": used.mean, "max": used.max, **scale} if used else None
+    return facts | {"seconds": time.perf_counter() - started}
+
+
+def read_terms(spec: Mapping[str, Any]) -> UpdateTerms:
+    """Return the terms an update's `spec` names, with what they need read and verified."""
+    from compass_core.adaptation.fisher_files import read_fisher
+    from compass_core.adaptation.update_terms import UpdateTerms
+
+    path = spec.get("fisher_path")
+    return UpdateTerms(
+        fisher=read_fisher(Path(path)) if path else None,
+        replay=read_examples(spec["replay_rows"]),
+        **spec["update"],
+    )
