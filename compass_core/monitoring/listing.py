@@ -26,10 +26,10 @@ def list_windows(
     space: str,
     load: Load,
 ) -> list[Window]:
-    """Return the windows by their start; see `ObservationLog.windows`."""
+    """Return the windows in their order; see `ObservationLog.windows`."""
     listing = _Listing(fillings, cutting, state, now, next_arrival)
     found = [Window(space=space, load=load, **values) for values in listing.windows()]
-    return sorted(found, key=lambda window: (window.start, window.number))
+    return sorted(found, key=lambda window: window.number)
 
 
 class _Listing:

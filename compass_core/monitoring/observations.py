@@ -209,7 +209,7 @@ class ObservationLog:
     # -- windows
 
     def windows(self, config: MonitoringConfig, now: datetime, space: str) -> list[Window]:
-        """Return the windows of a space by their start: decided, closed and open ones.
+        """Return the windows of a space in their order: decided, closed and open ones.
 
         A window with prompts that begins before the end of the newest decided one is not listed: it
         came too late to be decided (`AppendReport.n_late` counts its prompts). Windows in a row
