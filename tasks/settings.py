@@ -57,6 +57,11 @@ def runs_folder() -> Path:
     return compass_home() / "runs"
 
 
+def usage_folder(language: str) -> Path:
+    """Return the folder of what was observed of a language (canonical code)."""
+    return compass_home() / "usage" / language
+
+
 def tracking_uri() -> str:
     """Return MLflow's address (`MLFLOW_TRACKING_URI`, default a SQLite file under the home)."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{compass_home() / 'mlflow.db'}"

@@ -4,11 +4,11 @@
        ▲                │
        └─ the update failed, or its process died (the kernel then frees the lock)
 
-An event has an identity of its own (language, champion, windows), so announcing it twice makes one
-file, and sending it twice makes one update: whoever comes second finds it done. What is not done is
-sent again by every later monitor. So a kill at any point loses nothing and does nothing twice,
-provided that the update leaves the event's id in what it promotes: one that was killed between the
-promotion and `finish` sees by it that only `finish` is left to do.
+An event has an identity of its own (language, champion, space, windows), so announcing it twice
+makes one file, and sending it twice makes one update: whoever comes second finds it done. What is
+not done is sent again by every later monitor. So a kill at any point loses nothing and does nothing
+twice, provided that the update leaves the event's id in what it promotes: one that was killed
+between the promotion and `finish` sees by it that only `finish` is left to do.
 
 One kernel lock per folder guards the updates of one language; it vanishes with its process.
 """
@@ -40,6 +40,7 @@ class DriftEvent:
     Attributes:
         language: Canonical code.
         champion_version: Version of the adapter that was in service.
+        space: Fingerprint of the monitoring space; windows are named within one.
         windows: Names of the windows that made the drift, oldest first.
         p_value: Of the last of them, in (0, 1].
         drift_score: Of the last of them, in bits.
@@ -53,6 +54,7 @@ class DriftEvent:
 
     language: str
     champion_version: str
+    space: str
     windows: tuple[str, ...]
     p_value: float
     drift_score: float
@@ -65,8 +67,9 @@ class DriftEvent:
 
     @property
     def id(self) -> str:
-        """Identity: 32 hex digits of language, champion and windows."""
-        return fingerprint("drift-event", self.language, self.champion_version, list(self.windows))
+        """Identity: 32 hex digits of language, champion, space and windows."""
+        made_of = (self.language, self.champion_version, self.space, list(self.windows))
+        return fingerprint("drift-event", *made_of)
 
     def payload(self) -> dict[str, Any]:
         """Return what is sent with the event."""
@@ -105,9 +108,8 @@ class Outbox:
         the next champion, finds the event of the first time.
         """
         with self._files():
-            last = event.windows[-1:]
             for known in self.all():
-                if known.id == event.id or known.windows[-1:] == last:
+                if (known.space, known.windows[-1]) == (event.space, event.windows[-1]):
                     return known
             self._write(event)
         return event

@@ -21,6 +21,7 @@ def event(**changes):
     values = {
         "language": "swh_Latn",
         "champion_version": "1",
+        "space": "a1",
         "windows": ("2026-11-18", "2026-11-19"),
         "p_value": 0.001,
         "drift_score": 0.08,
@@ -72,6 +73,11 @@ def test_a_window_makes_one_event_even_by_the_side_of_the_next_champion(outbox):
     assert outbox.put(event(champion_version="2")).id == put.id
     assert outbox.put(event(windows=("2026-11-25", "2026-11-26"))).id != put.id
     assert len(outbox.all()) == 2
+
+
+def test_windows_of_another_space_are_other_windows(outbox):
+    put = outbox.put(event(windows=("n1000/000007",)))
+    assert outbox.put(event(windows=("n1000/000007",), space="b2")).id != put.id
 
 
 def test_a_taken_event_is_done_once_it_is_finished(outbox):
