@@ -54,6 +54,8 @@ WINDOW_TEXT = {
 }
 _SCORE, _SHARE, _LANE, _STRIP = 120, 84, 34, 26
 _STRIP_TOP = 2.5
+_LEAST_NOVELTY = 0.05
+"""Top of the novelty axis at least, so that nothing looks like much."""
 
 
 def window_state(window: WindowPoint) -> str:
@@ -171,7 +173,7 @@ def _novelty_panel(
     axis: TimeAxis, windows: Sequence[WindowPoint], updates: Sequence[UpdatePoint]
 ) -> Html:
     values = [value for w in windows for value in (w.novel_current, w.novel_reference)]
-    scale = Scale.around(values, include=[0.0])
+    scale = Scale.around(values, include=[0.0, _LEAST_NOVELTY])
     marks, places = [], []
     for window in windows:
         start, end = _span(axis, window)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from compass_core.report.markup import (
     Child,
@@ -110,16 +110,29 @@ def _windows(language: WatchedLanguage) -> Html:
         return tag("p", "No window yet.", class_="hint")
     shown = rows[:MAX_WINDOWS]
     caption = method_text(language, shown)
-    parts = [tag("h3", "Windows"), _window_table(language, shown[:OPEN_WINDOWS], caption)]
+    once = _notes_of_all(shown)
+    parts = [
+        tag("h3", "Windows"),
+        bullet_list(once) if once else None,
+        _window_table(language, shown[:OPEN_WINDOWS], caption, once),
+    ]
     folded = shown[OPEN_WINDOWS:]
     if folded:
         title = f"{len(folded)} earlier windows"
-        inside = _window_table(language, folded, title)
+        inside = _window_table(language, folded, title, once)
         parts.append(tag("details", tag("summary", title), inside, class_="more"))
     if len(rows) > len(shown):
         text = f"{len(rows) - len(shown)} older windows are in monitoring.json."
         parts.append(tag("p", text, class_="hint"))
     return join(parts)
+
+
+def _notes_of_all(windows: Sequence[WindowPoint]) -> list[str]:
+    """Return the notes that every tested window has: said once, not in every row."""
+    tested = [window for window in windows if window.status in {"stable", "alarm"}]
+    if len(tested) < 2:
+        return []
+    return [note for note in tested[0].notes if all(note in window.notes for window in tested)]
 
 
 def method_text(language: WatchedLanguage, windows: Sequence[WindowPoint]) -> str:
@@ -141,7 +154,12 @@ def _counted_unit(language: WatchedLanguage) -> str:
     return UNIT_TEXT.get(language.unit, language.unit) if known else "prompts"
 
 
-def _window_table(language: WatchedLanguage, rows: Sequence[WindowPoint], caption: str) -> Html:
+def _window_table(
+    language: WatchedLanguage,
+    rows: Sequence[WindowPoint],
+    caption: str,
+    said_once: Collection[str],
+) -> Html:
     header = [
         "Window",
         "State",
@@ -151,25 +169,44 @@ def _window_table(language: WatchedLanguage, rows: Sequence[WindowPoint], captio
         "Novelty (reference)",
         "What moved",
     ]
-    body = [_window_row(language, window) for window in rows]
+    body = [_window_row(language, window, said_once) for window in rows]
     return table(header, body, caption=caption, class_="windows cards")
 
 
-def _window_row(language: WatchedLanguage, window: WindowPoint) -> list[Child]:
-    units = UNIT_TEXT.get(window.unit or language.unit, "users")
-    late = f", {number(window.n_late)} late" if window.n_late else ""
-    by = f"by {number(window.n_units)} {units}" if window.n_units is not None else ""
+def _window_row(
+    language: WatchedLanguage, window: WindowPoint, said_once: Collection[str]
+) -> list[Child]:
     state = window_state(window)
     champion = f"champion v{clean(window.champion, 20)}" if window.champion else ""
     return [
         join([user_text(window_name(window), 60), tag("br"), tag("small", champion)]),
         tag("span", _state_words(window), class_=f"state w-{state}"),
-        join([number(window.n_prompts), tag("br"), tag("small", f"{by}{late}".strip(", "))]),
+        _sizes(language, window),
         score_text(window),
         join([tag("b", exact_p(window.p_value)), _level(window), tag("br"), _tests(window)]),
-        join([percent(window.novel_current), f" ({percent(window.novel_reference)})"]),
-        _moved(window),
+        _novelty(window),
+        _moved(window, said_once),
     ]
+
+
+def _sizes(language: WatchedLanguage, window: WindowPoint) -> Html:
+    """Return how many prompts and users the window has, how many came late, and the reference's."""
+    units = UNIT_TEXT.get(window.unit or language.unit, "users")
+    here, there = (
+        f"{number(prompts)} of {number(count)} {units}" if count is not None else number(prompts)
+        for prompts, count in (
+            (window.n_prompts, window.n_units),
+            (window.n_reference, window.units_reference if window.n_units is not None else None),
+        )
+    )
+    late = f", {number(window.n_late)} late" if window.n_late else ""
+    reference = tag("small", f"reference: {there}") if window.n_reference is not None else None
+    return join([here, tag("small", late), tag("br"), reference])
+
+
+def _novelty(window: WindowPoint) -> str:
+    known = window.novel_reference is not None
+    return percent(window.novel_current) + (f" ({percent(window.novel_reference)})" * known)
 
 
 def score_text(window: WindowPoint) -> Html:
@@ -207,7 +244,7 @@ def move_text(row: MovedCluster) -> str:
     return f"{before} → {after}"
 
 
-def _moved(window: WindowPoint) -> Html:
+def _moved(window: WindowPoint, said_once: Collection[str]) -> Html:
     rows = window.moved
     parts: list[Child] = [
         tag("li", tag("b", move_text(row)), " ", user_text(row.label, 60))
@@ -215,7 +252,11 @@ def _moved(window: WindowPoint) -> Html:
     ]
     if len(rows) > MAX_MOVED:
         parts.append(tag("li", f"and {len(rows) - MAX_MOVED} more"))
-    notes = [tag("li", user_text(note, 200)) for note in window.notes]
+    notes = [
+        tag("li", tag("small", user_text(note, 200)))
+        for note in window.notes
+        if note not in said_once
+    ]
     return tag("ul", *parts, *notes, class_="moved") if parts or notes else Html("")
 
 

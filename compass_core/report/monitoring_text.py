@@ -39,9 +39,9 @@ def monitoring_markdown(language: WatchedLanguage) -> str:
     if language.error:
         return "\n".join([*lines, markdown_text(language.error, 1_000), ""])
     lines += _windows(language)
-    windows = closed_windows(language)
-    if windows:
-        lines += _moved(windows[-1])
+    tested = [window for window in closed_windows(language) if window.p_value is not None]
+    if tested:
+        lines += _moved(tested[-1])
     lines += _updates(language)
     return "\n".join(lines).rstrip() + "\n"
 

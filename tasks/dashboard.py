@@ -1,0 +1,276 @@
+"""Usage over time as people see it: collected from what monitors, updates and the registry left.
+
+    usage/<language>/history.json   what was decided about every window
+    usage/<language>/last.json      what the last monitor saw: open and empty windows, lost records
+    usage/<language>/events/        drift events and what became of them
+    runs/<run>/run.json             updates
+    registry                        champions, and how each of them scored
+
+Nothing is kept here, so the page can be written again any time. What cannot be read of one language
+is told in its place and hides no other.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from compass_core.errors import CompassError
+from compass_core.languages import canonical_language, language_name
+from compass_core.monitoring.history import History
+from compass_core.monitoring.outbox import DriftEvent, Outbox
+from compass_core.report.monitoring_data import (
+    AccuracyPoint,
+    MonitoringReport,
+    MovedCluster,
+    UpdatePoint,
+    WatchedLanguage,
+    WindowPoint,
+)
+from compass_core.report.monitoring_page import write_monitoring
+from compass_core.report.monitoring_state import STATE_TEXT, closed_windows, state_of
+from compass_core.storage import file_lock, read_json
+from compass_core.version import __version__
+from tasks import registry, tracking
+from tasks.promotion import configure_tracking
+from tasks.registry_reading import OVER_TAG
+from tasks.reporting import DEMONSTRATION_NOTE, write_index
+from tasks.settings import compass_home, runs_folder, usage_folder
+
+_LOG = logging.getLogger(__name__)
+_UPDATE_FLOW = "update-adapter"
+_PROBLEMS = (CompassError, OSError, ValueError, KeyError, TypeError)
+
+Records = Sequence[Mapping[str, Any]]
+Champions = Mapping[str, registry.RegisteredAdapter]
+
+
+def write_dashboard() -> Path:
+    """Write ``monitoring.html`` over every language that is served or watched; return the page."""
+    runs_folder().mkdir(parents=True, exist_ok=True)
+    with file_lock(runs_folder() / ".monitoring.lock"):
+        page = write_monitoring(collect_monitoring(), runs_folder())
+    write_index()
+    return page
+
+
+def collect_monitoring(languages: Sequence[str] | None = None) -> MonitoringReport:
+    """Return everything the page shows.
+
+    Args:
+        languages: Canonical codes; None for every language that is served or was ever watched.
+    """
+    champions, problem = _champions()
+    records = _update_records()
+    codes = sorted({*_watched_codes(), *champions}) if languages is None else languages
+    watched = [_language_or_problem(code, champions.get(code), records) for code in codes]
+    notes = [DEMONSTRATION_NOTE] if any(item.base == "starter" for item in watched) else []
+    return MonitoringReport(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        languages=watched,
+        notes=[*notes, *problem],
+        links={"Runs": "index.html"},
+        versions={"compass": __version__},
+    )
+
+
+def drift_states(languages: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return the state and the last window of each language, for tables."""
+    states = {}
+    for language in collect_monitoring(languages).languages:
+        windows = closed_windows(language)
+        states[language.language] = {
+            "drift": STATE_TEXT[state_of(language)],
+            "last_window": windows[-1].name if windows else "",
+        }
+    return states
+
+
+# ------------------------------------------------------------------ one language
+def watched_language(language: str) -> WatchedLanguage:
+    """Return everything that is shown about one language (canonical code)."""
+    [watched] = collect_monitoring([language]).languages
+    return watched
+
+
+def _language_or_problem(
+    language: str, champion: registry.RegisteredAdapter | None, records: Records
+) -> WatchedLanguage:
+    try:
+        return _language(language, champion, records)
+    except _PROBLEMS as error:
+        _LOG.warning("What is known of %s cannot be shown: %s", language, error)
+        return WatchedLanguage(
+            language=language, name=language_name(language), error=str(error) or repr(error)
+        )
+
+
+def _language(
+    language: str, champion: registry.RegisteredAdapter | None, records: Records
+) -> WatchedLanguage:
+    folder = usage_folder(language)
+    entries = History(folder / "history.json").entries()
+    last_file = folder / "last.json"
+    last = read_json(last_file) if last_file.is_file() else {}
+    outbox = Outbox(folder / "events")
+    events = outbox.all()
+    waiting = [event for event in events if event.state != "done"]
+    decided = {(entry["space"], entry["name"]) for entry in entries}
+    undecided = [
+        window
+        for window in last.get("windows", ())
+        if window["status"] in {"open", "empty"}
+        and (last.get("space"), window["name"]) not in decided
+    ]
+    newest: Mapping[str, Any] = entries[-1] if entries else {}
+    watched = WatchedLanguage(
+        language=language,
+        name=language_name(language),
+        windows=[_window(entry) for entry in (*entries, *undecided)],
+        updates=_updates(language, events, records),
+        event=waiting[-1].id if waiting else "",
+        event_state="taken" if outbox.busy() else "pending" if waiting else "",
+        unit=newest.get("unit") or "user",
+        n_quarantined=dict(last.get("read", {}).get("rejected", {})),
+        notes=list(last.get("notes", ())),
+        **_known(WatchedLanguage, newest, only=("min_shown", "n_clusters")),
+    )
+    if champion is None:
+        return watched
+    return replace(
+        watched,
+        champion=champion.version,
+        base=champion.tags.get("base", ""),
+        accuracy=_accuracy(champion.name),
+    )
+
+
+def _window(entry: Mapping[str, Any]) -> WindowPoint:
+    kept = _known(WindowPoint, entry)
+    kept["moved"] = [MovedCluster(**_known(MovedCluster, row)) for row in entry.get("moved", ())]
+    return WindowPoint(**kept)
+
+
+def _known(
+    kind: type[Any], values: Mapping[str, Any], *, only: Sequence[str] | None = None
+) -> dict[str, Any]:
+    names = {field.name for field in fields(kind)} if only is None else set(only)
+    return {name: value for name, value in values.items() if name in names}
+
+
+# ------------------------------------------------------------------ updates
+def _update_records() -> list[dict[str, Any]]:
+    """Return the records of all runs that updated a language, oldest first."""
+    records = []
+    for path in sorted(runs_folder().glob("*/run.json")):
+        try:
+            record = read_json(path)
+        except (OSError, ValueError) as error:
+            _LOG.warning("The record of a run cannot be read: %s: %s", path, error)
+            continue
+        if record.get("flow") == _UPDATE_FLOW:
+            records.append(record)
+    return records
+
+
+def _updates(language: str, events: Sequence[DriftEvent], records: Records) -> list[UpdatePoint]:
+    """Return the updates of a language: from their runs, and from events whose runs are gone."""
+    points = [_from_run(record, language) for record in records if language in record["languages"]]
+    recorded = {point.event for point in points if point.event}
+    for event in events:
+        if event.state == "done" and event.id not in recorded:
+            points.append(_from_event(event, event.outcome))
+        elif event.state != "done" and event.last_error:
+            failed = {"status": "failed", "reasons": [event.last_error]}
+            points.append(_from_event(event, failed))
+    return points
+
+
+def _from_run(record: Mapping[str, Any], language: str) -> UpdatePoint:
+    outcome = record["languages"][language]
+    verdict = outcome.get("verdict") or {}
+    new = verdict.get("new") or {}
+    return UpdatePoint(
+        time=record["finished"],
+        event=str(outcome.get("event", "")),
+        version=str((outcome.get("registry") or {}).get("version", "")),
+        status=_update_status(outcome),
+        reasons=[str(reason) for reason in verdict.get("reasons", ())],
+        accuracy_before=new.get("accuracy_before"),
+        accuracy_after=new.get("accuracy_after"),
+        forgetting=verdict.get("forgetting"),
+        run_id=record["run_id"],
+    )
+
+
+def _from_event(event: DriftEvent, outcome: Mapping[str, Any]) -> UpdatePoint:
+    when = outcome.get("finished") or (event.occurred, *event.attempts)[-1]
+    kept = _known(UpdatePoint, outcome) | {"status": _update_status(outcome)}
+    return UpdatePoint(**kept | {"time": when, "event": event.id})
+
+
+def _update_status(outcome: Mapping[str, Any]) -> Any:
+    """Return the report's word for how an update ended."""
+    status = outcome.get("status")
+    if status == "promoted" and outcome.get("arm") == "retrain":
+        return "retrained"
+    return status if status in {"promoted", "refused", "superseded"} else "failed"
+
+
+# ------------------------------------------------------------------ champions
+def _watched_codes() -> list[str]:
+    """Return the languages that have a folder of usage; other folders are left alone."""
+    codes = []
+    for folder in sorted((compass_home() / "usage").glob("*")):
+        try:
+            known = folder.is_dir() and canonical_language(folder.name) == folder.name
+        except CompassError:
+            known = False
+        if known:
+            codes.append(folder.name)
+    return codes
+
+
+def _champions() -> tuple[Champions, list[str]]:
+    """Return the champion of each language (its newest, on several bases), and what went wrong."""
+    try:
+        configure_tracking()
+        serving = registry.list_serving()
+    except CompassError as error:
+        return {}, [f"The registry could not be asked who serves: {error}"]
+    champions = [entry.champion for entry in serving if entry.champion is not None]
+    return {item.language: item for item in sorted(champions, key=lambda c: c.created)}, []
+
+
+def _accuracy(name: str) -> list[AccuracyPoint]:
+    """Return every version that was promoted once, with the score of its promotion."""
+    return [
+        _score(version)
+        for version in registry.versions(name)
+        if OVER_TAG in version.tags and version.run_id
+    ]
+
+
+def _score(version: registry.RegisteredAdapter) -> AccuracyPoint:
+    metrics = _metrics(version.run_id)
+    return AccuracyPoint(
+        time=datetime.fromtimestamp(version.created / 1000, UTC).isoformat(),
+        version=version.version,
+        accuracy=metrics.get("accuracy"),
+        low=metrics.get("accuracy_low"),
+        high=metrics.get("accuracy_high"),
+    )
+
+
+def _metrics(run_id: str) -> dict[str, float]:
+    """Return the metrics of a run; none where the run is gone."""
+    try:
+        with tracking.mlflow_errors("read the metrics of a run"):
+            return dict(tracking.client().get_run(run_id).data.metrics)
+    except CompassError as error:
+        _LOG.warning("%s", error)
+        return {}
