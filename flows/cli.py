@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -111,7 +110,7 @@ def simulate_usage(
     config: ConfigArgument,
     overrides: Overrides = None,
     output: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")] = Path("logs"),
-    start: Annotated[datetime, typer.Option(help="First day (UTC).")] = datetime(2026, 1, 5),
+    start: Annotated[str, typer.Option(help="First day (UTC).")] = "2026-01-05",
     days: Annotated[int, typer.Option(min=1, help="Days of usage.")] = 5,
     prompts_per_day: Annotated[int, typer.Option(min=1, help="Prompts of a day.")] = 200,
     shift_after: Annotated[int, typer.Option(min=0, help="Days before the mix changes.")] = 3,
@@ -122,7 +121,7 @@ def simulate_usage(
     """Make up a usage log of the demonstration corpus, to try `monitor` and `update` with."""
     from flows.updating import write_log
 
-    plan = {"start": start.replace(tzinfo=UTC), "days": days, "prompts_per_day": prompts_per_day}
+    plan = {"start": start, "days": days, "prompts_per_day": prompts_per_day}
     write_log(config, overrides or [], output, plan | {"shift_after": shift_after, "shift": shift})
 
 
