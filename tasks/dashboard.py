@@ -64,7 +64,7 @@ def collect_monitoring(languages: Sequence[str] | None = None) -> MonitoringRepo
     Args:
         languages: Canonical codes; None for every language that is served or was ever watched.
     """
-    champions, problem = _champions()
+    champions, problem = _champions(languages)
     records = _update_records()
     codes = sorted({*_watched_codes(), *champions}) if languages is None else languages
     watched = [_language_or_problem(code, champions.get(code), records) for code in codes]
@@ -235,11 +235,11 @@ def _watched_codes() -> list[str]:
     return codes
 
 
-def _champions() -> tuple[Champions, list[str]]:
+def _champions(languages: Sequence[str] | None) -> tuple[Champions, list[str]]:
     """Return the champion of each language (its newest, on several bases), and what went wrong."""
     try:
         configure_tracking()
-        serving = registry.list_serving()
+        serving = registry.list_serving(languages)
     except CompassError as error:
         return {}, [f"The registry could not be asked who serves: {error}"]
     champions = [entry.champion for entry in serving if entry.champion is not None]

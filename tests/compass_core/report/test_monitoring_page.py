@@ -185,7 +185,12 @@ def test_equal_reports_give_equal_pages_in_any_order(sample_monitoring: Monitori
 
 def test_share_of_too_few_users_is_not_a_number() -> None:
     window = WindowPoint(
-        name="w", start="", end="", status="alarm", moved=[MovedCluster("topic", None, 0.06)]
+        name="w",
+        start="",
+        end="",
+        status="alarm",
+        p_value=0.001,
+        moved=[MovedCluster("topic", None, 0.06)],
     )
     language = WatchedLanguage(language="swh_Latn", name="Swahili", champion="1", windows=[window])
     page = render_monitoring(MonitoringReport(created="", languages=[language]))
@@ -218,6 +223,27 @@ def test_what_was_not_measured_is_a_dash_and_never_a_mark(value: float | None) -
     Elements(page)
     assert not re.search(r"\b(nan|inf)\b", page)
     assert not re.search(r"\b(nan|inf)\b", monitoring_markdown(language))
+
+
+def test_what_holds_for_every_window_is_said_once() -> None:
+    windows = [
+        WindowPoint(name=f"w{i}", start="", end="", notes=["users unknown", f"{i} counted"])
+        for i in range(3)
+    ]
+    language = WatchedLanguage(language="swh_Latn", name="Swahili", champion="1", windows=windows)
+    page = render_monitoring(MonitoringReport(created="", languages=[language]))
+    assert page.count("users unknown") == 1
+    assert all(page.count(f"{i} counted") == 1 for i in range(3))
+
+
+def test_sizes_of_window_and_reference_are_stated() -> None:
+    window = WindowPoint(
+        name="w", start="", end="", n_prompts=900, n_units=300, n_reference=80, units_reference=40
+    )
+    language = WatchedLanguage(language="swh_Latn", name="Swahili", champion="1", windows=[window])
+    page = render_monitoring(MonitoringReport(created="", languages=[language]))
+    assert "900 of 300 users" in page
+    assert "reference: 80 of 40 users" in page
 
 
 def test_nobody_watched_says_so() -> None:
