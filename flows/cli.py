@@ -239,13 +239,14 @@ def scenarios(
     data: Annotated[str, typer.Option(help="Folder of the data files.")] = "",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds per case and strategy.")] = 5,
     output: Annotated[
-        Path | None, typer.Option("--json", help="Write the selected ids to this file.")
+        Path | None,
+        typer.Option("--json", help="Write selected ids and checked windows to this file."),
     ] = None,
     strategy: Annotated[
         list[str] | None, typer.Option(help="Strategy to run; repeat for more.")
     ] = None,
 ) -> None:
-    """Run cases with a planted answer: are the planted topics over-represented?"""
+    """Run cases with a planted answer: is what was planted selected, is a drift seen in time?"""
     from flows.scenarios import run_cases
 
     chosen = strategy or ["compass", "random"]
@@ -329,6 +330,20 @@ def deploy(
     from flows.deploying import deploy as deploy_all
 
     deploy_all(config, overrides or [], pool=pool, scheduled=schedule)
+
+
+@app.command()
+def forget(
+    ids: Annotated[list[str], typer.Argument(help="Ids of records or of training examples.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Remove; without it only list.")] = False,
+) -> None:
+    """Remove ids from observations, buffers, manifests and records, and keep them out of training.
+
+    Files of yours are never touched; rows with these ids are passed over when they are read again.
+    """
+    from flows.forgetting import forget as forget_ids
+
+    forget_ids(ids, yes=yes)
 
 
 @app.command("rebuild-index")

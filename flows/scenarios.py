@@ -1,4 +1,4 @@
-"""``compass scenarios``: does the selection find what was planted?"""
+"""``compass scenarios``: do selection and drift check find what was planted?"""
 
 from __future__ import annotations
 
@@ -13,33 +13,67 @@ from flows.terminal import OUT
 def run_cases(
     path: Path, data: str, *, seeds: int, output: Path | None, strategies: Sequence[str]
 ) -> None:
-    """Run every case of a file and print what each strategy over-represents."""
+    """Run every case of a file and print what was found."""
     from tasks.scenarios import run_scenarios
 
+    kinds = set()
     for told in run_scenarios(path, data, seeds=seeds, output=output, strategies=strategies):
-        name = f"{told['name']} ({told['kind']})"
-        if "skipped" in told:
-            OUT.print(f"{name}: skipped, {told['skipped']}", markup=False, soft_wrap=True)
-            continue
-        OUT.print(
-            f"{name}: planted {', '.join(told['gap_topics'])}; {told['n_pool']:,} pool rows; "
-            f"encoder fitted on {', '.join(told['encoder'])}",
-            markup=False,
-            soft_wrap=True,
+        kinds.add("windows" in told)
+        if "windows" in told:
+            _print_drift_case(told)
+        else:
+            _print_selection_case(told, strategies)
+    if False in kinds:
+        _print(
+            "Mean over topics of (share in the selection / share in the pool), mean over the "
+            "seeds;\nlowest and highest of the planted topics over the seeds. A seed holds when "
+            "the\nplanted topics are above 1 and above the others."
         )
-        print_table(
-            ("strategy", "planted topics", "other topics", "lowest", "highest", "holds"),
-            [_row(told, strategy) for strategy in strategies],
-        )
-    OUT.print(
-        "Mean over topics of (share in the selection / share in the pool), mean over the seeds;\n"
-        "lowest and highest of the planted topics over the seeds. A seed holds when the planted\n"
-        "topics are above 1 and above the others.",
-        markup=False,
-        soft_wrap=True,
-    )
     if output is not None:
-        OUT.print(f"Selected ids: {output}", markup=False, soft_wrap=True)
+        _print(f"Results: {output}")
+
+
+def _print_selection_case(told: Mapping[str, Any], strategies: Sequence[str]) -> None:
+    _print(
+        f"{told['name']} ({told['kind']}): planted {', '.join(told['gap_topics'])}; "
+        f"{told['n_pool']:,} pool rows; encoder fitted on {', '.join(told['encoder'])}"
+    )
+    print_table(
+        ("strategy", "planted topics", "other topics", "lowest", "highest", "holds"),
+        [_row(told, strategy) for strategy in strategies],
+    )
+
+
+def _print_drift_case(told: Mapping[str, Any]) -> None:
+    settings = told["settings"]
+    _print(
+        f"{told['name']} ({told['kind']}): {settings['n_clusters']} clusters fitted on "
+        f"{told['n_fitted']:,} rows of other languages, alpha {settings['alpha']:g}, "
+        f"{settings['decision']}; encoder fitted on {', '.join(told['encoder'])}"
+    )
+    print_table(
+        ("window", "prompts", "score", "threshold", "p", "novel", "alarm"),
+        [_window(number, window) for number, window in enumerate(told["windows"])],
+    )
+    _print(f"As expected: {'yes' if told['holds'] else 'no'}.")
+
+
+def _window(number: int, window: Mapping[str, Any]) -> tuple[Any, ...]:
+    if window["status"] == "insufficient":
+        return (number, window["n_current"], "", "", "", "", "insufficient")
+    return (
+        number,
+        window["n_current"],
+        f"{window['score']:.3f}",
+        f"{window['threshold']:.3f}",
+        f"{window['p_value']:.5f}",
+        f"{window['novel_current']:.2f}",
+        "alarm" if window["alarm"] else "",
+    )
+
+
+def _print(text: str) -> None:
+    OUT.print(text, markup=False, soft_wrap=True)
 
 
 def _row(told: Mapping[str, Any], strategy: str) -> tuple[Any, ...]:

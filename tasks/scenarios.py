@@ -1,4 +1,4 @@
-"""Cases with a planted answer, run through the product's selection."""
+"""Cases with a planted answer, run through the product's selection and its drift check."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from compass_core.errors import ConfigError, DataError
-from compass_core.scenarios import Case, DataFolder, prepare_case, read_cases, select_case
+from compass_core.scenarios import (
+    Case,
+    DataFolder,
+    prepare_case,
+    read_cases,
+    run_drift_case,
+    select_case,
+)
 from compass_core.selection.registry import strategy_names
 from compass_core.storage import write_json
 
@@ -25,12 +32,13 @@ def run_scenarios(
         path: File of cases.
         data: Folder of the data files; empty means ``COMPASS_TEST_DATA``, else ``../shared/data``.
         seeds: Seeds 0 to `seeds` − 1.
-        output: Where the selected ids are written; everything done so far is in it after each case.
+        output: Where the selected ids and the checks of windows are written; everything done so far
+            is in it after each case.
         strategies: Strategies to run.
 
     Yields:
-        Per case ``name``, ``kind``, and either ``skipped`` (why) or ``encoder`` (what it was fitted
-        on) and ``outcomes``.
+        Per case ``name``, ``kind``, ``encoder`` (what it was fitted on) and ``outcomes``, of a
+        drift case ``windows`` and ``holds`` instead.
 
     Raises:
         InputError: file, folder, or rows cannot be used.
@@ -43,10 +51,10 @@ def run_scenarios(
     cases = read_cases(path)
     results: list[dict[str, Any]] = []
     for case in cases:
-        if not case.selects:
-            yield _told(case, skipped="drift is not a matter of selection")
-            continue
-        told, found = _run_case(case, folder, seeds, strategies)
+        if case.selects:
+            told, found = _run_case(case, folder, seeds, strategies)
+        else:
+            told, found = _run_drift_case(case, folder)
         results += found
         if output is not None:
             write_json(output, results)
@@ -92,6 +100,20 @@ def _run_case(
         ],
     )
     return told, [outcome.to_dict() for outcome in outcomes]
+
+
+def _run_drift_case(case: Case, folder: DataFolder) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    with tempfile.TemporaryDirectory(prefix="compass-scenario-") as work:
+        outcome = run_drift_case(case, folder, Path(work))
+    told = _told(
+        case,
+        encoder=outcome.encoder_rows,
+        n_fitted=outcome.n_fitted,
+        settings=case.drift.model_dump(),
+        windows=[window.report.to_dict() | {"alarm": window.alarm} for window in outcome.windows],
+        holds=outcome.holds,
+    )
+    return told, [outcome.to_dict()]
 
 
 def _told(case: Case, **facts: Any) -> dict[str, Any]:
