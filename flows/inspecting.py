@@ -106,11 +106,15 @@ def show_excluded(language: str, run: str, *, limit: int) -> None:
 
 
 def render_again(run: str) -> None:
-    """Render a run's page from its data and print where it is."""
+    """Render a run's page from its data, and the page of usage; print where they are."""
     from tasks.manifests import render_report_again
 
     path = render_report_again(_run_id(run))
     OUT.print(path.as_uri(), markup=False, soft_wrap=True)
+    if (compass_home() / "usage").is_dir():
+        from tasks.dashboard import write_dashboard
+
+        OUT.print(write_dashboard().as_uri(), markup=False, soft_wrap=True)
 
 
 def compare_runs(run_a: str, run_b: str) -> None:
@@ -158,10 +162,16 @@ def rebuild() -> None:
 
 # ------------------------------------------------------------------ models
 def show_status(*, as_json: bool) -> None:
-    """Print what serves each language."""
+    """Print what serves each language, and how its usage does."""
+    from compass_core.report.monitoring_text import overview_rows
+    from tasks.dashboard import collect_monitoring, drift_states
     from tasks.serving import serving_table
 
     rows = serving_table()
+    usage = collect_monitoring()
+    states = drift_states(usage)
+    unwatched = {"drift": "no-champion", "last_window": ""}
+    rows = [row | states.get(row["language"], unwatched) for row in rows]
     if as_json:
         sys.stdout.write(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
         return
@@ -181,6 +191,9 @@ def show_status(*, as_json: bool) -> None:
         ],
         empty="Nothing is registered yet. Run `compass adapt` first.",
     )
+    if any(language.windows for language in usage.languages):
+        header, *body = overview_rows(usage)
+        print_table([name.lower() for name in header], body)
 
 
 def roll_back(language: str) -> None:

@@ -32,7 +32,7 @@ from compass_core.report.monitoring_data import (
     WindowPoint,
 )
 from compass_core.report.monitoring_page import write_monitoring
-from compass_core.report.monitoring_state import STATE_TEXT, closed_windows, state_of
+from compass_core.report.monitoring_state import closed_windows, state_of, window_name
 from compass_core.storage import file_lock, read_json
 from compass_core.version import __version__
 from tasks import registry, tracking
@@ -62,11 +62,11 @@ def collect_monitoring(languages: Sequence[str] | None = None) -> MonitoringRepo
     """Return everything the page shows.
 
     Args:
-        languages: Canonical codes; None for every language that is served or was ever watched.
+        languages: Canonical codes; None for every one that has an adapter or was ever watched.
     """
     champions, problem = _champions(languages)
     records = _update_records()
-    codes = sorted({*_watched_codes(), *champions}) if languages is None else languages
+    codes = sorted({*_watched_codes(), *champions}) if languages is None else list(languages)
     watched = [_language_or_problem(code, champions.get(code), records) for code in codes]
     notes = [DEMONSTRATION_NOTE] if any(item.base == "starter" for item in watched) else []
     return MonitoringReport(
@@ -78,14 +78,14 @@ def collect_monitoring(languages: Sequence[str] | None = None) -> MonitoringRepo
     )
 
 
-def drift_states(languages: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return the state and the last window of each language, for tables."""
+def drift_states(report: MonitoringReport) -> dict[str, dict[str, str]]:
+    """Return of each language ``drift`` (a key of `STATE_TEXT`) and ``last_window``, for tables."""
     states = {}
-    for language in collect_monitoring(languages).languages:
+    for language in report.languages:
         windows = closed_windows(language)
         states[language.language] = {
-            "drift": STATE_TEXT[state_of(language)],
-            "last_window": windows[-1].name if windows else "",
+            "drift": state_of(language),
+            "last_window": window_name(windows[-1]) if windows else "",
         }
     return states
 
