@@ -637,6 +637,9 @@ class UpdateConfig(Config):
     max_replay_examples: PositiveInt = 5_000
     """Examples of the replay buffer at most."""
 
+    replay_batch_size: NonNegativeInt = 0
+    """Replayed examples per optimiser step; 0: an eighth of `training.batch_size`."""
+
     budget: NonNegativeInt = 0
     """Pool examples to add; 0: `selection.budget`."""
 

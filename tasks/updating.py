@@ -172,8 +172,8 @@ def update_train(
 
 
 def update_settings(recipe: Recipe) -> dict[str, Any]:
-    """Return λ, β and the scale of equation (6), and the seed, as plain values."""
-    names = ("ewc_strength", "replay_strength", "fisher_scale")
+    """Return what equation (6) is weighed with, and the seed, as plain values."""
+    names = ("ewc_strength", "replay_strength", "fisher_scale", "replay_batch_size")
     return {name: getattr(recipe.update, name) for name in names} | {"seed": recipe.seed}
 
 
