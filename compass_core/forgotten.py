@@ -6,11 +6,12 @@ and would bring them back with the next reading.
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
+
+import pyarrow as pa
 
 from compass_core.errors import StoreError
 from compass_core.monitoring.privacy import Hasher, open_key
@@ -27,11 +28,12 @@ class Forgotten:
         self.path = home / FILE_NAME
         self._secret = home / "usage"
         self._environment = os.environ if environment is None else environment
+        self._hash: Hasher | None = None
         self._read: tuple[tuple[int, int, int], frozenset[bytes]] | None = None
 
     def add(self, ids: Iterable[str]) -> int:
         """Add `ids`; return how many were new."""
-        hashes = {self._hasher()("record", text) for text in ids}
+        hashes = {self.hash_of(text) for text in ids}
         with file_lock(self.path.with_name(f".{FILE_NAME}.lock")):
             known = self.hashes()
             if hashes - known:
@@ -61,19 +63,20 @@ class Forgotten:
                 ) from error
         return self._read[1]
 
-    def __bool__(self) -> bool:
-        """Tell whether anything was ever forgotten."""
-        return bool(self.hashes())
-
-    def covers(self, record_id: str) -> bool:
-        """Tell whether `record_id` is forgotten."""
+    def test(self) -> Callable[[str], bool] | None:
+        """Return what tells whether an id is forgotten now; None where none is."""
         hashes = self.hashes()
-        return bool(hashes) and self._hasher()("record", record_id) in hashes
+        return (lambda record_id: self.hash_of(record_id) in hashes) if hashes else None
 
-    def identity(self) -> str:
-        """Return what changes when an id is forgotten; empty as long as none is."""
-        hashes = self.hashes()
-        return hashlib.sha256(b"".join(sorted(hashes))).hexdigest() if hashes else ""
+    def without(self, rows: pa.Table) -> pa.Table:
+        """Return the rows of `rows` (with an ``id``) that are not forgotten."""
+        covers = self.test()
+        if covers is None:
+            return rows
+        return rows.filter(pa.array([not covers(text) for text in rows["id"].to_pylist()]))
 
-    def _hasher(self) -> Hasher:
-        return Hasher(open_key(self._secret, self._environment))
+    def hash_of(self, record_id: str) -> bytes:
+        """Return the keyed hash that stands for an id: all that a receipt may say."""
+        if self._hash is None:
+            self._hash = Hasher(open_key(self._secret, self._environment))
+        return self._hash("record", record_id)

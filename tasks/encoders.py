@@ -9,6 +9,7 @@ from compass_core.config import ColumnMapping, CorpusConfig
 from compass_core.errors import DataError
 from compass_core.ngram_encoder import NgramRecipe, fit_ngram_encoder
 from compass_core.reading import read_corpus
+from tasks.settings import is_forgotten
 
 
 def fit_from_file(
@@ -28,7 +29,9 @@ def fit_from_file(
         DataError: rows without a parallel id, or no text in two languages.
     """
     corpus = CorpusConfig(path=str(path), split=split, columns=ColumnMapping(prompt=text))
-    rows, _notes = read_corpus(corpus, language=None, role="usage", base_folder=Path.cwd())
+    rows, _notes = read_corpus(
+        corpus, language=None, role="usage", base_folder=Path.cwd(), forgotten=is_forgotten()
+    )
     parallel: dict[str, dict[str, str]] = {}
     for row in rows.select(["parallel_id", "language", "prompt"]).to_pylist():
         if row["parallel_id"]:

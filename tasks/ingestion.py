@@ -20,6 +20,7 @@ from compass_core.adaptation.bases import base_fingerprint, check_base
 from compass_core.config import CorpusConfig, Recipe, StarterData, StudyConfig
 from compass_core.embedding import encoder_fingerprint
 from compass_core.errors import DataError
+from compass_core.forgotten import Forgotten
 from compass_core.languages import language_name
 from compass_core.reading import (
     OVERLAP_COLUMNS,
@@ -49,7 +50,7 @@ from compass_core.storage import (
 from tasks.caching import ModelRef, stage
 from tasks.pools import open_sketch
 from tasks.preflight import check_training
-from tasks.settings import compass_home, open_store
+from tasks.settings import compass_home, is_forgotten, open_store
 
 STARTER = "starter"
 ROLES = ("usage", "coverage", "test")
@@ -246,6 +247,7 @@ def ingest(
             role=role,
             base_folder=Path(content.path),
             label=label,
+            forgotten=is_forgotten(),
         )
         _check_unchanged(corpus, content, label)
         if not (draft.rows or label or role == "coverage"):
@@ -253,6 +255,7 @@ def ingest(
     else:
         starter_rows = _starter_rows(language, role, corpus, seed) if corpus else None
         rows = EXAMPLE_SCHEMA.empty_table() if starter_rows is None else starter_rows
+        rows = Forgotten(compass_home()).without(rows)
         draft.rows = rows.num_rows
         write_table(out, rows)
     write_json(draft.folder / "notes.json", notes)

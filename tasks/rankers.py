@@ -24,6 +24,7 @@ from compass_core.reading.overlap import overlapping_rows
 from compass_core.selection.drawing import example_keys
 from compass_core.selection.problem import TEXTS_PER_LANGUAGE
 from tasks.ingestion import model_path
+from tasks.settings import is_forgotten
 
 _BATCH_ROWS = 8_192
 
@@ -87,10 +88,16 @@ def measure_from_config(
             code="E15",
         )
     targets = {
-        name: read_corpus(config.data.test, language=name, role="test", base_folder=folder)[0]
+        name: read_corpus(
+            config.data.test,
+            language=name,
+            role="test",
+            base_folder=folder,
+            forgotten=is_forgotten(),
+        )[0]
         for name in config.languages
     }
-    reader = CorpusReader(config.data.pool, None, "pool", folder, "")
+    reader = CorpusReader(config.data.pool, None, "pool", folder, "", is_forgotten())
     everything = pa.concat_tables(targets.values())
     pool = sample_rows(
         (rows.filter(~overlapping_rows(rows, everything)) for rows in reader.tables(_BATCH_ROWS)),
@@ -131,13 +138,15 @@ def _own_texts(target: str, corpora: list[CorpusConfig | None], folder: Path) ->
 
 
 def _texts(corpus: CorpusConfig, target: str, role: Any, folder: Path) -> list[str]:
-    rows, _notes = read_corpus(corpus, language=target, role=role, base_folder=folder)
+    rows, _notes = read_corpus(
+        corpus, language=target, role=role, base_folder=folder, forgotten=is_forgotten()
+    )
     return texts_of(rows)
 
 
 def _pool_texts(corpus: CorpusConfig, folder: Path) -> dict[str, LanguageTexts]:
     """Return the texts of smallest keys of every language, as a selection sees them."""
-    reader = CorpusReader(corpus, None, "pool", folder, "")
+    reader = CorpusReader(corpus, None, "pool", folder, "", is_forgotten())
     return sample_by_language(reader.tables(_BATCH_ROWS))
 
 

@@ -54,6 +54,8 @@ def plan_clean(keep_runs: int) -> CleanPlan:
             kept.add(run)
             needed |= paths
     root = open_store().root
+    # A lineage that `compass forget` repaired is named by its version alone, in no run's record.
+    needed |= {f"lineage/{name}" for name in pinned}
     needed |= _parts(root, needed)
     artefacts = [
         folder

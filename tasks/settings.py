@@ -7,8 +7,10 @@ import.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+from compass_core.forgotten import Forgotten
 from compass_core.storage import ArtifactStore
 
 _PRIVATE = 0o700
@@ -60,6 +62,11 @@ def runs_folder() -> Path:
 def usage_folder(language: str) -> Path:
     """Return the folder of what was observed of a language (canonical code)."""
     return compass_home() / "usage" / language
+
+
+def is_forgotten() -> Callable[[str], bool] | None:
+    """Return what tells of an id whether its rows must not be used; None where there is none."""
+    return Forgotten(compass_home()).test()
 
 
 def tracking_uri() -> str:

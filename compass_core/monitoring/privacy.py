@@ -75,8 +75,9 @@ class Hasher:
         self._key = key
 
     def __call__(self, what: What, value: str) -> bytes:
-        """Return the 16-byte hash of `value`; no value gives no bytes (null in a table)."""
-        return hmac.digest(self._key, f"{what}\0{value}".encode(), "sha256")[:KEY_BYTES]
+        """Return the 16-byte hash of `value`."""
+        message = f"{what}\0{value}".encode("utf-8", "surrogatepass")
+        return hmac.digest(self._key, message, "sha256")[:KEY_BYTES]
 
 
 def normalised(text: str) -> str:

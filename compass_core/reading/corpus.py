@@ -7,7 +7,7 @@ the batches of a small one together.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields as dataclass_fields
 from dataclasses import replace
 from pathlib import Path
@@ -41,9 +41,17 @@ _MAX_COUNTED: Final = 1_000
 
 _SPLIT_COLUMN: Final = "split"
 
+IsForgotten = Callable[[str], bool]
+
 
 def read_corpus(
-    config: CorpusConfig, *, language: str | None, role: Role, base_folder: Path, label: str = ""
+    config: CorpusConfig,
+    *,
+    language: str | None,
+    role: Role,
+    base_folder: Path,
+    label: str = "",
+    forgotten: IsForgotten | None = None,
 ) -> tuple[pa.Table, list[str]]:
     """Read one corpus into memory.
 
@@ -54,6 +62,7 @@ def read_corpus(
             need prompts with responses, or plain text.
         base_folder: Folder that relative paths start from (the configuration file's).
         label: Name of the file among those of its corpus, when it is read as a shard.
+        forgotten: Tells of an id whether its row must not be used; such rows are left out.
 
     Returns:
         The rows (``EXAMPLE_SCHEMA``, in the file's order; none when the corpus has none of this
@@ -64,7 +73,7 @@ def read_corpus(
             are counted and the first ones named by file and line.
         TransientError: the hub did not answer.
     """
-    reader = CorpusReader(config, language, role, base_folder, label)
+    reader = CorpusReader(config, language, role, base_folder, label, forgotten)
     return pa.concat_tables([EXAMPLE_SCHEMA.empty_table(), *reader.tables()]), reader.notes
 
 
@@ -76,6 +85,7 @@ def write_corpus(
     role: Role,
     base_folder: Path,
     label: str = "",
+    forgotten: IsForgotten | None = None,
     batch_rows: int = ROW_GROUP_ROWS,
 ) -> tuple[int, list[str]]:
     """Read one corpus of any size into the Parquet file `out`, a batch at a time.
@@ -86,7 +96,7 @@ def write_corpus(
     Returns:
         The number of rows, and notes for the user.
     """
-    reader = CorpusReader(config, language, role, base_folder, label)
+    reader = CorpusReader(config, language, role, base_folder, label, forgotten)
     return write_tables(out, reader.tables(batch_rows), EXAMPLE_SCHEMA), reader.notes
 
 
@@ -95,7 +105,13 @@ class CorpusReader:
     """Filters raw rows, converts the rest, and remembers what it left out."""
 
     def __init__(
-        self, config: CorpusConfig, language: str | None, role: Role, base_folder: Path, label: str
+        self,
+        config: CorpusConfig,
+        language: str | None,
+        role: Role,
+        base_folder: Path,
+        label: str,
+        forgotten: IsForgotten | None = None,
     ) -> None:
         self.config = config
         self.language = canonical_language(language) if language else None
@@ -107,7 +123,9 @@ class CorpusReader:
         self.found = find_fields(config, role, raw.columns, self.source.name)
         self.notes += _ignored(raw.columns, self.found)
         self.rows = raw.rows(self.found.used)
-        self.converter = RowConverter(config, self.found, role, many=self.source.many)
+        self.converter = RowConverter(
+            config, self.found, role, many=self.source.many, forgotten=forgotten
+        )
         self.bad = raw.problems
         self.total = 0
         self.filtered = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -58,14 +59,26 @@ class Columns:
 class RowConverter:
     """Turns raw rows of one corpus into examples; they pile up in `columns` until `take`."""
 
-    def __init__(self, config: CorpusConfig, fields: Fields, role: Role, *, many: bool) -> None:
-        """Prepare for rows read as `role`; those of `many` files get ids that name their file."""
+    def __init__(
+        self,
+        config: CorpusConfig,
+        fields: Fields,
+        role: Role,
+        *,
+        many: bool,
+        forgotten: Callable[[str], bool] | None = None,
+    ) -> None:
+        """Prepare for rows read as `role`; those of `many` files get ids that name their file.
+
+        Rows whose id is `forgotten` are left out.
+        """
         self.config = config
         self.fields = fields
         self.role = role
         self.columns = Columns()
         self.chars = 0
         self._many = many
+        self._forgotten = forgotten
         self._labels: list[str] = []
         self._origin = ""
         self._id_type: tuple[type, str] | None = None
@@ -90,7 +103,7 @@ class RowConverter:
         return taken
 
     def add(self, row: dict[str, Any], language: str, line: int, number: int) -> bool:
-        """Append the example of `row`; return False where `hash_split` leaves it out.
+        """Append the example of `row`; return False where it is left out (forgotten, `hash_split`).
 
         Args:
             row: Column → value.
@@ -102,6 +115,8 @@ class RowConverter:
             RowError: the row cannot be used.
         """
         fields, columns = self.fields, self.columns
+        if self._forgotten is not None and self._forgotten(self._id_text(row, number)):
+            return False
         history, prompt, response = self._texts(row)
         choices, answer = self._choices(row)
         if self.role == "usage":
@@ -193,10 +208,16 @@ class RowConverter:
         return choices[answer]
 
     # ----------------------------------------------------------------------- id, labels, split
+    def _id_text(self, row: dict[str, Any], number: int) -> str:
+        """Return the id of a row, whatever it is good for."""
+        if self.fields.id:
+            return str(row.get(self.fields.id))
+        return f"{self._labels[-1]}:{number}" if self._many else f"row-{number}"
+
     def _id(self, row: dict[str, Any], line: int, number: int) -> str:
         column = self.fields.id
         if not column:
-            return f"{self._labels[-1]}:{number}" if self._many else f"row-{number}"
+            return self._id_text(row, number)
         value = row.get(column)
         if isinstance(value, bool) or not isinstance(value, (str, int)):
             raise RowError("E15", "no id", column, show(value), "give every row a text or integer")
