@@ -12,9 +12,10 @@ from compass_core.errors import ConfigError, DataError
 from compass_core.scenarios import (
     Case,
     DataFolder,
+    check_drift_case,
     prepare_case,
+    prepare_drift_case,
     read_cases,
-    run_drift_case,
     select_case,
 )
 from compass_core.selection.registry import strategy_names
@@ -104,11 +105,12 @@ def _run_case(
 
 def _run_drift_case(case: Case, folder: DataFolder) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     with tempfile.TemporaryDirectory(prefix="compass-scenario-") as work:
-        outcome = run_drift_case(case, folder, Path(work))
+        prepared = prepare_drift_case(case, folder, Path(work))
+    outcome = check_drift_case(prepared)
     told = _told(
         case,
-        encoder=outcome.encoder_rows,
-        n_fitted=outcome.n_fitted,
+        encoder=prepared.encoder_rows,
+        n_fitted=prepared.n_fitted,
         settings=case.drift.model_dump(),
         windows=[window.report.to_dict() | {"alarm": window.alarm} for window in outcome.windows],
         holds=outcome.holds,

@@ -3,12 +3,12 @@
 A file of cases (``scenarios.json``) names existing rows, usage rows and a pool by their ids in real
 data, and says which topics the selection must over-represent. `run_case` selects as the product
 does, with an encoder that is fitted on the spot from parallel rows the case has nothing to do with.
-A drift case names a reference and windows of usage; `run_drift_case` checks them likewise.
+A drift case names a reference and windows of usage; `check_drift_case` checks them likewise.
 """
 
 from compass_core.scenarios.cases import Case, read_cases
 from compass_core.scenarios.data import DataFolder
-from compass_core.scenarios.drift import DriftOutcome, run_drift_case
+from compass_core.scenarios.drift import DriftOutcome, check_drift_case, prepare_drift_case
 from compass_core.scenarios.running import Outcome, PreparedCase, prepare_case, select_case
 
 __all__ = [
@@ -17,8 +17,9 @@ __all__ = [
     "DriftOutcome",
     "Outcome",
     "PreparedCase",
+    "check_drift_case",
     "prepare_case",
+    "prepare_drift_case",
     "read_cases",
-    "run_drift_case",
     "select_case",
 ]

@@ -29,6 +29,27 @@ FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
+class PreparedDriftCase:
+    """A drift case with its rows placed in clusters.
+
+    Attributes:
+        case: The case.
+        reference: Where the rows of the reference lie.
+        windows: Where those of each window lie, in the order of time.
+        n_clusters: K.
+        n_fitted: Rows of other languages that the clusters were fitted on.
+        encoder_rows: What the encoder was fitted on.
+    """
+
+    case: Case
+    reference: Sample
+    windows: list[Sample]
+    n_clusters: int
+    n_fitted: int
+    encoder_rows: list[str]
+
+
+@dataclass(frozen=True)
 class CheckedWindow:
     """One window.
 
@@ -48,14 +69,10 @@ class DriftOutcome:
     Attributes:
         case: The case.
         windows: Its windows, in the order of time.
-        encoder_rows: What the encoder was fitted on.
-        n_fitted: Rows of other languages that the clusters were fitted on.
     """
 
     case: Case
     windows: list[CheckedWindow]
-    encoder_rows: list[str]
-    n_fitted: int
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the results file holds, as plain JSON values."""
@@ -88,8 +105,10 @@ def alarms_as_expected(alarms: Sequence[bool], expected: DriftExpected) -> bool:
     return latest is None or any(alarms[: latest + 1])
 
 
-def run_drift_case(case: Case, data: DataFolder, work: Path, *, seed: int = 0) -> DriftOutcome:
-    """Fit encoder and clusters, and check every window against the reference.
+def prepare_drift_case(
+    case: Case, data: DataFolder, work: Path, *, seed: int = 0
+) -> PreparedDriftCase:
+    """Gather a case's rows, fit its encoder and its clusters, and place the rows.
 
     Nothing that is fitted has seen a row of the reference or of a window, nor treats the two
     differently: the encoder takes parallel rows that translate none of them, each language's mean
@@ -99,7 +118,7 @@ def run_drift_case(case: Case, data: DataFolder, work: Path, *, seed: int = 0) -
         case: A drift case.
         data: The data folder.
         work: Folder for the encoder.
-        seed: Of encoder, clusters and checks.
+        seed: Of encoder and clusters.
 
     Raises:
         DataError: rows are missing, or too few parallel rows or rows of other languages are free.
@@ -121,10 +140,36 @@ def run_drift_case(case: Case, data: DataFolder, work: Path, *, seed: int = 0) -
     folder = fit_ngram_encoder(parallel, work / "encoder", seed=seed)
     vectors = _Vectors(load_encoder(str(folder), device="cpu"), parallel, reference)
     space = _fit_clusters(case, target, others, vectors, seed)
-    samples = [vectors.sample(rows, target, space) for rows in (reference, *windows)]
-    return DriftOutcome(
-        case, _check(case, samples[0], samples[1:], space, seed), told, len(space.clusters.labels)
+    placed = [vectors.sample(rows, target, space) for rows in (reference, *windows)]
+    n_fitted = len(space.clusters.labels)
+    return PreparedDriftCase(case, placed[0], placed[1:], space.n_clusters, n_fitted, told)
+
+
+def check_drift_case(prepared: PreparedDriftCase, *, seed: int = 0) -> DriftOutcome:
+    """Check every window of a case against its reference, one after the other."""
+    case = prepared.case
+    config = DriftConfig(
+        alpha=case.drift.alpha,
+        unit="prompt",
+        min_prompts=case.drift.min_prompts,
+        consecutive=1 if case.drift.decision == "single window" else 2,
+        cooldown=0,
     )
+    found: list[CheckedWindow] = []
+    checks: list[Check] = []
+    for number, window in enumerate(prepared.windows):
+        report = detect_drift(
+            prepared.reference,
+            window,
+            prepared.n_clusters,
+            config,
+            seed=derive_seed(seed, case.name, str(number)),
+        )
+        # Windows of a case have an order but no dates.
+        start = datetime(2000, 1, 1, tzinfo=UTC) + timedelta(days=number)
+        checks.append(Check(start, report.status, report.p_value, report.level))
+        found.append(CheckedWindow(report, decide_drift(checks, config).drift_detected))
+    return DriftOutcome(case, found)
 
 
 class _Vectors:
@@ -177,31 +222,3 @@ def _fit_clusters(
     fit = vectors.centred([placed[row] for row in chosen])
     nothing = fit[:0]
     return fit_space(target, fit[:1], nothing, fit, config, seed=seed)
-
-
-def _check(
-    case: Case, reference: Sample, windows: Sequence[Sample], space: Space, seed: int
-) -> list[CheckedWindow]:
-    """Check the windows one after the other."""
-    config = DriftConfig(
-        alpha=case.drift.alpha,
-        unit="prompt",
-        min_prompts=case.drift.min_prompts,
-        consecutive=1 if case.drift.decision == "single window" else 2,
-        cooldown=0,
-    )
-    found: list[CheckedWindow] = []
-    checks: list[Check] = []
-    for number, window in enumerate(windows):
-        report = detect_drift(
-            reference,
-            window,
-            space.n_clusters,
-            config,
-            seed=derive_seed(seed, case.name, str(number)),
-        )
-        # Windows of a case have an order but no dates.
-        start = datetime(2000, 1, 1, tzinfo=UTC) + timedelta(days=number)
-        checks.append(Check(start, report.status, report.p_value, report.level))
-        found.append(CheckedWindow(report, decide_drift(checks, config).drift_detected))
-    return found
