@@ -43,7 +43,7 @@ def compare_arms(
                 continue
             per_language = differences.mean(axis=1)
             rng = derive_rng(0, "study", main, other, metric)
-            low, high = _interval(differences, level, rng)
+            low, high = language_interval(differences, level, rng)
             found.append(
                 Comparison(
                     comparison=f"{main} - {other}",
@@ -82,13 +82,24 @@ def paired_differences(
     return np.asarray(rows, dtype=np.float64)
 
 
-def _interval(
-    differences: NDArray[np.float64], level: float, rng: np.random.Generator
+def language_interval(
+    values: NDArray[np.float64], level: float, rng: np.random.Generator
 ) -> tuple[float, float]:
-    """Return the bootstrap interval of the mean, resampling languages and, in them, seeds."""
-    n_languages, n_seeds = differences.shape
-    languages = rng.integers(0, n_languages, size=(N_BOOTSTRAP, n_languages, 1))
-    seeds = rng.integers(0, n_seeds, size=(N_BOOTSTRAP, n_languages, n_seeds))
-    means = differences[languages, seeds].mean(axis=(1, 2))
+    """Return the bootstrap interval of the mean of `values` (languages, seeds)."""
+    means = resampled_means(values, rng)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def resampled_means(values: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return `N_BOOTSTRAP` means of `values`, resampling languages and, in them, seeds.
+
+    Args:
+        values: (languages, seeds, …); further axes are resampled together.
+        rng: Source of the resamples.
+    """
+    n_languages, n_seeds = values.shape[:2]
+    languages = rng.integers(0, n_languages, size=(N_BOOTSTRAP, n_languages, 1))
+    seeds = rng.integers(0, n_seeds, size=(N_BOOTSTRAP, n_languages, n_seeds))
+    means: NDArray[np.float64] = values[languages, seeds].mean(axis=(1, 2))
+    return means
