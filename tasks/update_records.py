@@ -87,7 +87,7 @@ def update_attempt(
             "update": config.update.model_dump(mode="json"),
         },
         "tags": tags,
-        "metrics": _metrics(verdict),
+        "metrics": _metrics(verdict, config.evaluation.confidence),
         "datasets": datasets,
         "history": read_history(trained),
         "adapter": str(store.folder(trained) / "adapter"),
@@ -95,10 +95,17 @@ def update_attempt(
     }
 
 
-def _metrics(verdict: Mapping[str, Any]) -> dict[str, float]:
+def _metrics(verdict: Mapping[str, Any], confidence: float) -> dict[str, float]:
+    from scipy import stats
+
     new = verdict["new"]
+    n_items = int(new["n_items"])
+    right = stats.binomtest(round(new["accuracy_after"] * n_items), n_items)
+    ends = right.proportion_ci(confidence, method="wilson")
     found = {
         "accuracy": new["accuracy_after"],
+        "accuracy_low": float(ends.low),
+        "accuracy_high": float(ends.high),
         "accuracy_new/champion": new["accuracy_before"],
         "accuracy_new/challenger": new["accuracy_after"],
     }
