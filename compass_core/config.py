@@ -792,7 +792,11 @@ class StudyConfig(AdaptConfig):
 
 
 class ContinualStudyConfig(AdaptConfig):
-    """Compare ways of updating an adapter over a sequence of shifts."""
+    """Compare ways of updating an adapter over a sequence of shifts.
+
+    The sequence is cut from the embedded corpus: of `data`, `n_usage` and `n_test` are those of
+    each stage, and `n_missing_topics` are the topics of the first stage that its coverage lacks.
+    """
 
     seeds: tuple[NonNegativeInt, ...] = Field((0, 1, 2), min_length=1)
     """Seeds; each draws its own sequence of shifts."""
@@ -807,6 +811,25 @@ class ContinualStudyConfig(AdaptConfig):
 
     n_shifts: PositiveInt = 5
     """Shifts of usage after the first training."""
+
+    @model_validator(mode="after")
+    def _has_a_sequence(self) -> Self:
+        if not isinstance(self.data, StarterData):
+            raise ValueError(
+                "a continual study needs a sequence of shifts, which only the embedded corpus "
+                "has; set data.kind to `starter` (`compass monitor` watches your own usage)"
+            )
+        if self.selection.draw == "nearest":
+            raise ValueError(
+                "selection.draw=nearest needs the vectors of the usage that a space was made "
+                "with, and a study has one space for all shifts; choose `uniform` or `diverse`"
+            )
+        for name in ("arms", "seeds"):
+            values = getattr(self, name)
+            twice = sorted({str(value) for value in values if values.count(value) > 1})
+            if twice:
+                raise ValueError(f"{name} names {', '.join(twice)} twice")
+        return self
 
 
 def canonical_languages(value: Any) -> Any:

@@ -126,6 +126,14 @@ def simulate_usage(
 
 
 @app.command()
+def continual(config: ConfigArgument, overrides: Overrides = None) -> None:
+    """Compare ways of updating an adapter over shifts of usage; resumable."""
+    from flows.running import run_continual
+
+    raise typer.Exit(run_continual(config, overrides or []))
+
+
+@app.command()
 def init(
     usage: Annotated[Path, typer.Option(help="Sample of what users ask.")],
     pool: Annotated[Path, typer.Option(help="Data of other languages.")],

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from compass_core.config import AdaptConfig, StudyConfig
+from compass_core.config import AdaptConfig, ContinualStudyConfig, StudyConfig
 from compass_core.config_files import load_config
 from compass_core.errors import ConfigError, InputError
 from flows.terminal import ERR, OUT, follow
@@ -17,6 +17,8 @@ from tasks.settings import runs_folder
 _FIXED_STEPS = 9
 """Steps of a language besides its arms: three corpora, check, two embeddings, cluster, gap, map."""
 _STEPS_PER_ARM = 3
+_STREAM_STEPS, _SHIFT_STEPS = 12, 11
+"""Steps of a sequence of shifts and of one shift, besides training and scoring each arm."""
 _LAST_STEPS = 4
 """Zero-shot, embedding and placing the test items, decision."""
 
@@ -51,6 +53,16 @@ def run_study(path: Path, overrides: Sequence[str]) -> int:
 
     per_seed = _FIXED_STEPS + _STEPS_PER_ARM * len(config.strategies) + _LAST_STEPS - 1
     return _run(compare_strategies, config, per_seed * len(config.seeds))
+
+
+def run_continual(path: Path, overrides: Sequence[str]) -> int:
+    """Run `continual-study` and return the exit code."""
+    config = load_config(path, overrides, ContinualStudyConfig)
+    from flows.continual_study import continual_study
+
+    trained = [arm for arm in config.arms if arm != "frozen"]
+    per_seed = _STREAM_STEPS + config.n_shifts * (_SHIFT_STEPS + 2 * len(trained))
+    return _run(continual_study, config, per_seed * len(config.seeds))
 
 
 def _run(flow: Any, config: AdaptConfig, n_steps: int) -> int:

@@ -24,6 +24,7 @@ from compass_core.languages import language_name
 from compass_core.manifests import Catalog
 from compass_core.records import ArtifactRef
 from compass_core.report import data as report_data
+from compass_core.report.continual_data import ContinualReport
 from compass_core.report.data import LanguageReport, RunReport, StudyReport
 from compass_core.report.monitoring_page import PAGE_NAME as MONITORING_PAGE
 from compass_core.report.page import render_index, render_report
@@ -200,9 +201,12 @@ def finish_run(
     recipe: Recipe,
     outcomes: Mapping[str, Mapping[str, Any]],
     study: StudyReport | None = None,
+    continual: ContinualReport | None = None,
 ) -> dict[str, Any]:
     """Write the run's record, report and summary; index its selections in the catalogue."""
-    reports = [_report_or_failure(outcome, recipe) for outcome in outcomes.values()]
+    # A continual study has no champion, so of its languages only the failed have a section.
+    told = [o for o in outcomes.values() if continual is None or o["status"] == "failed"]
+    reports = [_report_or_failure(outcome, recipe) for outcome in told]
     page = RunReport(
         run_id=run.run_id,
         project=recipe.project,
@@ -213,6 +217,7 @@ def finish_run(
         notes=_notes(recipe),
         languages=reports,
         study=study,
+        continual=continual,
         versions=_versions(),
         links=_links(),
         confidence=recipe.evaluation.confidence,

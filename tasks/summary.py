@@ -13,6 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from compass_core.languages import language_name
+from compass_core.report.continual_data import ContinualReport
+from compass_core.report.continual_section import HOLDS
+from compass_core.report.continual_text import continual_rows
 from compass_core.report.data import (
     LanguageReport,
     RunReport,
@@ -48,7 +51,9 @@ def summary_text(report: RunReport, folder: Path, estimates: Estimates | None = 
         estimates: Of a dry run, by language: ``steps``, ``seconds`` and ``bytes`` of a training.
     """
     blocks = [_headline(report)]
-    if report.study is not None:
+    if report.continual is not None:
+        blocks += continual_blocks(report.continual)
+    elif report.study is not None:
         blocks += [_cells_table(report.study), _study_table(report.study), _trivial_line(report)]
     elif any(language.arms for language in report.languages):
         blocks.append(_accuracy_table(report))
@@ -71,6 +76,9 @@ def summary_text(report: RunReport, folder: Path, estimates: Estimates | None = 
 
 
 def _headline(report: RunReport) -> str:
+    if report.continual is not None:
+        names = ", ".join(map(language_name, report.continual.languages))
+        return f"COMPASS · {report.project} · run {report.run_id}: continual study of {names}"
     counts = {name: 0 for name in _OUTCOMES}
     for language in report.languages:
         counts[language.status] += 1
@@ -199,6 +207,28 @@ def _study_table(study: StudyReport) -> str:
     return _rendered(table)
 
 
+def continual_blocks(report: ContinualReport) -> list[str]:
+    """Return what became of a continual study: its arms, its claims, its differences."""
+    header, *rows = continual_rows(report)
+    table = Table(
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        title=f"{len(report.languages)} languages × {len(report.seeds)} seeds, "
+        f"{report.n_stages - 1} shifts",
+        title_justify="left",
+    )
+    for name in header:
+        table.add_column(name, justify="left" if name == header[0] else "right")
+    for row in rows:
+        table.add_row(*row)
+    claims = [
+        fill(f"{HOLDS[claim.met]}: {claim.text}: {claim.found}.", _NOTE_WIDTH)
+        for claim in report.claims
+    ]
+    notes = [fill(note, _NOTE_WIDTH) for note in report.notes]
+    return [_rendered(table), "\n".join(claims), "\n".join(notes)]
+
+
 def _problems(report: RunReport) -> str:
     lines = [f"{lang.name}: {lang.error}" for lang in report.languages if lang.status == "failed"]
     lines += [f"{lang.name}: {text}" for lang in report.languages for text in lang.health_warnings]
@@ -207,12 +237,13 @@ def _problems(report: RunReport) -> str:
 
 def _next_steps(report: RunReport, folder: Path) -> str:
     example = report.languages[0].language if report.languages else "swh_Latn"
-    steps = {
-        "report": (folder / "report.html").as_uri(),
-        "selection": f"compass manifest -l {example}",
-        "answer": f'compass generate -l {example} "…"',
-        **report.links,
-    }
+    steps = {"report": (folder / "report.html").as_uri()}
+    if report.continual is None:
+        steps |= {
+            "selection": f"compass manifest -l {example}",
+            "answer": f'compass generate -l {example} "…"',
+        }
+    steps |= report.links
     width = max(len(name) for name in steps)
     return "Look next:\n" + "\n".join(f"  {n:<{width}}  {text}" for n, text in steps.items())
 

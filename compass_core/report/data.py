@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from compass_core.languages import language_name
 from compass_core.report import continual_data
 from compass_core.report.continual_data import ContinualReport
 from compass_core.report.values import dump, known, load, many
@@ -308,12 +309,18 @@ def summarise_run(report: RunReport, href: str) -> RunSummary:
         started=report.started,
         finished=report.finished,
         href=href,
-        languages=[language.name for language in report.languages],
+        languages=_names(report),
         promoted=counts["promoted"],
         kept=counts["kept"],
         failed=counts["failed"],
         mean_gain=mean(arm_gains(report, "zero-shot")),
     )
+
+
+def _names(report: RunReport) -> list[str]:
+    if report.continual is not None:
+        return [language_name(code) for code in report.continual.languages]
+    return [language.name for language in report.languages]
 
 
 def to_json(report: RunReport) -> str:

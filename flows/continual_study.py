@@ -1,0 +1,75 @@
+"""The continual study: a first training, then shift after shift, followed in seven ways."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from compass_core.config import ContinualStudyConfig
+from flows.continual_dag import Cell, StreamShared
+from flows.language_dag import Line, ingest_pool
+from flows.outcomes import collect, run_state
+from tasks.continual import stream_content
+from tasks.continual_report import continual_outcomes, continual_report, publish_continual
+from tasks.embedding import embed
+from tasks.ingestion import check_sources
+from tasks.pools import Corpus, gather_pool
+from tasks.reporting import finish_run, start_run
+
+
+@task(name="continual-cell", task_run_name="continual-{language}-{seed}", cache_policy=NO_CACHE)
+def continual_cell(
+    language: str, seed: int, config: ContinualStudyConfig, shared: StreamShared
+) -> dict[str, Any]:
+    """Run every arm over one sequence of shifts; nothing is registered."""
+    return Cell(language, seed, config, shared).run()
+
+
+@flow(name="continual-study")
+def continual_study(config: ContinualStudyConfig) -> State[Any]:
+    """Compare ways of updating an adapter over shifts of usage; re-running continues."""
+    run = start_run("continual-study", config)
+    shared = share_stream(config)
+    pool: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(config.execution.max_parallel)
+    with pool as runner:
+        futures = {
+            (language, seed): runner.submit(
+                continual_cell,
+                {"language": language, "seed": seed, "config": config, "shared": shared},
+            )
+            for language in config.languages
+            for seed in config.seeds
+        }
+        cells = collect(futures)
+    report = continual_report(config, cells)
+    publish_continual(report)
+    outcomes = continual_outcomes(config, cells)
+    return run_state(finish_run(run, config, outcomes, continual=report))
+
+
+def share_stream(config: ContinualStudyConfig) -> StreamShared:
+    """Check what all cells need, and read and embed the pool once."""
+    sources = check_sources(config, str(Path.cwd()))
+    line = Line("")
+    shards = [
+        Corpus(
+            rows=rows,
+            vectors=line.run(
+                "embed",
+                embed,
+                language="",
+                rows=rows,
+                encoder=sources.encoder,
+                config=config.embedding,
+                execution=config.execution,
+            ),
+        )
+        for rows in ingest_pool(line, sources.pool)
+    ]
+    pool = line.run("pool", gather_pool, language="", shards=shards)
+    return StreamShared(sources, stream_content(), pool)
