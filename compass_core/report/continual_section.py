@@ -45,16 +45,17 @@ def render_continual(report: ContinualReport) -> Html:
         f"{languages} × {seeds} × {len(report.arms)} arms; a first training, then {n_shifts} "
         "shifts of usage. Learning: accuracy on the new slice after its stage minus before, mean "
         "over shifts. Forgetting: best past accuracy on an older slice minus the accuracy now, "
-        f"mean over older slices. Intervals: {percent(report.confidence, 0)}."
+        "mean over older slices, then over shifts. Final accuracy: mean over all slices at the "
+        f"end. Intervals: {percent(report.confidence, 0)}."
     )
     parts: list[Child] = [
         tag("h2", "Continual study"),
         tag("p", intro, class_="hint"),
-        bullet_list(report.notes) if report.notes else None,
         _claims(report),
         key(*((f"f {plots.arm_class(arm)}", plots.arm_label(arm)) for arm in _arms(report))),
         tag("div", *_main_charts(report), class_="charts"),
         _arm_table(report, "", "Arms"),
+        bullet_list(report.notes) if report.notes else None,
         _slices(report),
         _languages(report),
     ]
