@@ -54,8 +54,8 @@ def _receipt(plan: ForgetPlan) -> None:
     for text in plan.hashes:
         OUT.print(f"forgotten: {text}", markup=False)
     OUT.print("From now on rows and records of these ids are passed over wherever they are read.")
-    for adapter in plan.trained:
-        role = f" ({', '.join(sorted(adapter.aliases))})" if adapter.aliases else ""
+    for adapter, alias in plan.trained:
+        role = f" ({alias})" if alias else ""
         OUT.print(
             f"{adapter.name} version {adapter.version}{role} was trained on one of the rows and "
             "was not changed. Train it again with `compass adapt`.",

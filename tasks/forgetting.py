@@ -55,6 +55,7 @@ _DERIVED = frozenset({"embed", "sketch"})
 
 _WEIGHTS = frozenset({"adapter-train", "update-train", "continual-train"})
 _TRAINED_ON = frozenset({"coverage", "sample", "history", "replay"})
+_ROLES = ("previous", "challenger", "champion")
 _NOT_ARTEFACTS = frozenset({"locks", "keys", "checkpoints", "partial"})
 
 
@@ -70,7 +71,7 @@ class ForgetPlan:
         artefacts: Folders of the store that go.
         files: Other files that lose rows or text.
         databases: SQLite databases that lose text.
-        trained: Adapters in the registry that were trained on one of the rows.
+        trained: Adapters in the registry that were trained on one of the rows, with their role.
         lineages: Adapters whose lineage gets copies without the rows.
         left: What could not be cleaned, after the removal.
     """
@@ -82,7 +83,7 @@ class ForgetPlan:
     artefacts: list[Path] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     databases: list[Path] = field(default_factory=list)
-    trained: list[registry.RegisteredAdapter] = field(default_factory=list)
+    trained: list[tuple[registry.RegisteredAdapter, str]] = field(default_factory=list)
     lineages: list[registry.RegisteredAdapter] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
@@ -238,13 +239,15 @@ def _find_adapters(plan: ForgetPlan) -> None:
     gone = {str(folder.relative_to(open_store().root)) for folder in plan.artefacts}
     lost = {_sha256(folder) for folder in plan.artefacts}
     for serving in registry.list_serving():
+        by_role = {name: getattr(serving, name) for name in _ROLES}
+        roles = {found.version: role for role, found in by_role.items() if found is not None}
         for adapter in registry.versions(serving.name):
             lineage = _lineage(adapter)
             named = _named(lineage) if lineage is not None else {}
             touched = {name for name, ref in named.items() if _touches(ref, gone)}
             if touched & _TRAINED_ON or _trained_on(adapter, lost):
-                plan.trained.append(adapter)
-            if touched and adapter.aliases:
+                plan.trained.append((adapter, roles.get(adapter.version, "")))
+            if touched and adapter.version in roles:
                 plan.lineages.append(adapter)
 
 

@@ -67,8 +67,8 @@ def hashed_rows(
         columns["time"].append(time)
         columns["text"].append(record.text)
         user, session = record.user, record.session
-        columns["user_key"].append(hasher("user", user) if user else None)
-        columns["session_key"].append(hasher("session", session) if session else None)
+        columns["user_key"].append(hasher.repeated("user", user) if user else None)
+        columns["session_key"].append(hasher.repeated("session", session) if session else None)
     schema = OBSERVATION_SCHEMA
     return pa.table({n: pa.array(values, schema.field(n).type) for n, values in columns.items()})
 

@@ -6,6 +6,7 @@ guess; with it, `forget` finds what it has to remove.
 
 from __future__ import annotations
 
+import functools
 import hmac
 import os
 import re
@@ -25,6 +26,7 @@ KEY_VARIABLE: Final = "COMPASS_PRIVACY_KEY"
 KEY_NAME: Final = "secret.key"
 _SECRET_BYTES: Final = 32
 _SHORTEST_SECRET: Final = 16
+_REMEMBERED: Final = 65_536
 _SPACES: Final = re.compile(r"\s+")
 
 What = Literal["record", "user", "session", "text"]
@@ -73,6 +75,8 @@ class Hasher:
     def __init__(self, key: bytes) -> None:
         """Take the secret; `os.fork` and threads may share the object."""
         self._key = key
+        self.repeated = functools.lru_cache(_REMEMBERED)(self.__call__)
+        """The same, remembered: for users and sessions, who come again and again."""
 
     def __call__(self, what: What, value: str) -> bytes:
         """Return the 16-byte hash of `value`."""
@@ -88,8 +92,3 @@ def normalised(text: str) -> str:
         True
     """
     return _SPACES.sub(" ", unicodedata.normalize("NFKC", text)).strip().casefold()
-
-
-def is_private(path: Path) -> bool:
-    """Tell whether only its owner can read `path`."""
-    return path.stat().st_uid == os.getuid() and not path.stat().st_mode & 0o077
