@@ -110,7 +110,7 @@ def simulate_usage(
     config: ConfigArgument,
     overrides: Overrides = None,
     output: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")] = Path("logs"),
-    start: Annotated[str, typer.Option(help="First day (UTC).")] = "2026-01-05",
+    start: Annotated[str, typer.Option(help="First day; default: so that it ends today.")] = "",
     days: Annotated[int, typer.Option(min=1, help="Days of usage.")] = 5,
     prompts_per_day: Annotated[int, typer.Option(min=1, help="Prompts of a day.")] = 200,
     shift_after: Annotated[int, typer.Option(min=0, help="Days before the mix changes.")] = 3,

@@ -40,6 +40,7 @@ def update_adapter(config: AdaptConfig, language: str, event: str = "") -> State
     if not event:
         with outbox.exclusive():
             outcome = _update(config, code, "")
+        refresh_dashboard()
         return Completed(message=_told(code, outcome), data=outcome["status"])
     with outbox.take(event, now=datetime.now(UTC)) as taken:
         if taken is None:
@@ -47,6 +48,7 @@ def update_adapter(config: AdaptConfig, language: str, event: str = "") -> State
             return Completed(name=ALREADY_DONE, message=message)
         outcome = _update(config, code, event)
         outbox.finish(event, _kept(outcome))
+    refresh_dashboard()
     return Completed(message=_told(code, outcome), data=outcome["status"])
 
 
@@ -61,7 +63,6 @@ def _update(config: AdaptConfig, language: str, event: str) -> dict[str, Any]:
         )
     outcome = _known(baseline, event) or _run(config, language, baseline, event)
     finish_update(run, language, config, outcome)
-    refresh_dashboard()
     return outcome
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +62,19 @@ def write_log(path: Path, overrides: Sequence[str], folder: Path, plan: Mapping[
     from compass_core.storage import write_text
 
     config = load_config(path, overrides, AdaptConfig)
+    past = datetime.now(UTC).date() - timedelta(days=plan["days"])
     try:
-        first = datetime.fromisoformat(plan["start"]).replace(tzinfo=UTC)
+        day = date.fromisoformat(plan["start"]) if plan["start"] else past
     except ValueError:
         raise ConfigError(f"--start {plan['start']!r} is no day; write 2026-01-05.") from None
     if not isinstance(config.data, StarterData):
         raise ConfigError("A log can only be made up for the demonstration corpus (data: starter).")
     for language in config.languages:
         records = simulate_log(
-            language, config.data, LogPlan(**(plan | {"start": first})), seed=config.seed
+            language,
+            config.data,
+            LogPlan(**{**plan, "start": datetime.combine(day, time(), UTC)}),
+            seed=config.seed,
         )
         lines = [json.dumps(record, ensure_ascii=False) for record in records]
         file = folder / f"{language}.jsonl"

@@ -205,7 +205,11 @@ def _losses_told(
         names = ", ".join(f"{_called(r.name)} {100 * r.change:+.1f}" for r in kept)
         told.append(f"No significant loss, in points: {names}.")
     if not np.isnan(forgetting):
-        told.append(f"Forgetting over the older slices: {100 * forgetting:+.1f} points.")
+        points = 100 * abs(forgetting)
+        lost_or_won = (
+            f"{points:.1f} points" if forgetting > 0 else f"none, they gained {points:.1f}"
+        )
+        told.append(f"Forgetting over the older slices: {lost_or_won}.")
     return told
 
 

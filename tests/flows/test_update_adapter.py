@@ -55,6 +55,12 @@ def make_config(**changes) -> AdaptConfig:
 CONFIG = make_config()
 
 
+def move_to(home, patch):
+    patch.setenv("COMPASS_HOME", str(home))
+    # a process that has used one registry stays with it unless told otherwise
+    patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}")
+
+
 @pytest.fixture(scope="module")
 def served(prefect_backend, tmp_path_factory):
     """A home in which one adapter serves; it goes into service whatever its gate said."""
@@ -62,7 +68,7 @@ def served(prefect_backend, tmp_path_factory):
 
     home = tmp_path_factory.mktemp("served")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COMPASS_HOME", str(home))
+        move_to(home, patch)
         adapt_languages(CONFIG)
         entry = read_run(last_run_of("adapt-languages", LANGUAGE))["languages"][LANGUAGE]
         version = entry["registry"]["version"]
@@ -77,7 +83,7 @@ def home(served, tmp_path, monkeypatch):
     """A copy of that home; the registry's files stay where they were written."""
     folder = tmp_path / "home"
     shutil.copytree(served, folder)
-    monkeypatch.setenv("COMPASS_HOME", str(folder))
+    move_to(folder, monkeypatch)
     return folder
 
 
@@ -97,7 +103,7 @@ def topics_of_gap():
 def asked(n_windows, share_of_gap, *, first=0):
     """Yield prompts of production: so much of them about what the coverage lacks."""
     rng = np.random.default_rng(first)
-    rows = [r for s in ("usage", "test") for r in starter.corpus.language_rows(LANGUAGE, s)]
+    rows = [r for s in ("usage", "train") for r in starter.corpus.language_rows(LANGUAGE, s)]
     gap = topics_of_gap()
     new = [row.prompt for row in rows if row.topic in gap]
     old = [row.prompt for row in rows if row.topic not in gap]
@@ -245,7 +251,7 @@ def test_a_refused_update_leaves_the_champion_and_may_escalate(home):
 
 
 def test_without_a_champion_there_is_nothing_to_update(prefect_backend, tmp_path, monkeypatch):
-    monkeypatch.setenv("COMPASS_HOME", str(tmp_path))
+    move_to(tmp_path, monkeypatch)
     state = update(CONFIG)
     assert state.is_failed()
     with pytest.raises(Exception, match="E53 No adapter serves Swahili"):
