@@ -68,7 +68,7 @@ def _quotas(
 ) -> NDArray[np.int64]:
     """Return how many items each cluster gives: `size` in all, as near to the shares as can be."""
     wanted = shares * size
-    quotas = np.minimum(items, np.floor(wanted + 1e-9)).astype(np.int64)
+    quotas: NDArray[np.int64] = np.minimum(items, np.floor(wanted + 1e-9)).astype(np.int64)
     while quotas.sum() < size:
         short = np.where((quotas < items) & (shares > 0), wanted - quotas, -np.inf)
         quotas[int(np.argmax(short))] += 1
