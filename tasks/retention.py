@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compass_core.monitoring.history import History
 from compass_core.storage import MANIFEST_NAME, file_lock, read_json, write_text
 from tasks import registry
 from tasks.lineage import LINEAGE_TAG
@@ -56,6 +57,8 @@ def plan_clean(keep_runs: int) -> CleanPlan:
     root = open_store().root
     # A lineage that `compass forget` repaired is named by its version alone, in no run's record.
     needed |= {f"lineage/{name}" for name in pinned}
+    # What was said about a window stays: its history names it, and it is a few kilobytes.
+    needed |= {window["ref"]["path"] for window in _windows()}
     needed |= _parts(root, needed)
     artefacts = [
         folder
@@ -89,6 +92,12 @@ def _parts(root: Path, paths: set[str]) -> set[str]:
             found |= inside
             waiting += inside
     return found
+
+
+def _windows() -> list[dict[str, Any]]:
+    """Return the decided windows of all languages."""
+    paths = (compass_home() / "usage").glob("*/history.json")
+    return [window for path in paths for window in History(path).entries()]
 
 
 def _champion_fingerprints() -> set[str]:

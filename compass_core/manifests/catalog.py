@@ -15,7 +15,7 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -157,12 +157,11 @@ class CatalogFile:
         with self._lock():
             try:
                 with self._reader() as connection:
-                    known = {(k, f, s) for k, f, s in connection.execute(_KNOWN).fetchall()}
+                    known = _known_artifacts(connection)
                     same_run = connection.execute(_KNOWN_RUN, [run["run_id"], sha256]).fetchall()
             except _UnusableCatalogError as error:
                 return self._rebuild(str(error))
-            refs = {(ref.kind, ref.fingerprint): ref for ref in (x.ref for x in run_links(run))}
-            new = [ref for name, ref in refs.items() if (*name, ref.sha256) not in known]
+            new = _unknown((link.ref for link in run_links(run)), known)
             if same_run and not new:
                 return IndexReport()
             with self._draft(copy=True) as connection:
@@ -172,6 +171,25 @@ class CatalogFile:
                     connection.execute(f"DELETE FROM {table} WHERE run_id = ?", [run["run_id"]])
                 n_rows += _insert(connection, [run_rows(run, sha256)])
         return IndexReport(n_artifacts=len(new), n_rows=n_rows, n_runs=1)
+
+    def add(self, refs: Iterable[ArtifactRef]) -> IndexReport:
+        """Add artefacts that belong to no run, such as windows of usage; known ones stay.
+
+        Raises:
+            StoreError: an artefact is missing or damaged, or the disk is full.
+            DataError: an artefact cannot be read.
+        """
+        with self._lock():
+            try:
+                with self._reader() as connection:
+                    new = _unknown(refs, _known_artifacts(connection))
+            except _UnusableCatalogError as error:
+                return self._rebuild(str(error))
+            if not new:
+                return IndexReport()
+            with self._draft(copy=True) as connection:
+                n_rows = _insert(connection, _remove_first(connection, self._store(), new))
+        return IndexReport(n_artifacts=len(new), n_rows=n_rows)
 
     def _rebuild(self, reason: str) -> IndexReport:
         store = self._store()
@@ -278,6 +296,18 @@ def _require_version(connection: duckdb.DuckDBPyConnection) -> None:
 
 def _fetch(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Parameters) -> pa.Table:
     return connection.sql(sql, params=parameters).to_arrow_table()
+
+
+def _known_artifacts(connection: duckdb.DuckDBPyConnection) -> set[tuple[str, str, str]]:
+    return {(kind, name, sha256) for kind, name, sha256 in connection.execute(_KNOWN).fetchall()}
+
+
+def _unknown(
+    refs: Iterable[ArtifactRef], known: Collection[tuple[str, str, str]]
+) -> list[ArtifactRef]:
+    """Return the artefacts, each once, that are not in the catalog with this content."""
+    once = {(ref.kind, ref.fingerprint): ref for ref in refs}
+    return [ref for name, ref in once.items() if (*name, ref.sha256) not in known]
 
 
 def _remove_first(

@@ -219,10 +219,30 @@ def _decision(ref: ArtifactRef, folder: Path, provenance: Mapping[str, Any]) -> 
     return {"decisions": _one_row("decisions", head)}
 
 
+_WINDOW_FIELDS = {
+    "window_name": "name",
+    "window_start": "start",
+    "window_end": "end",
+    "drift_score": "score",
+    "drift_threshold": "threshold",
+}
+"""Columns of a window whose field has another name."""
+
+
+def _drift_window(ref: ArtifactRef, folder: Path, _provenance: Mapping[str, Any]) -> Rows:
+    window = read_json(folder / "drift.json")
+    renamed = {column: window[field] for column, field in _WINDOW_FIELDS.items()}
+    columns = arrow_schema("drift_windows").names
+    head = {name: window[name] for name in columns if name in window} | renamed
+    head |= {"fingerprint": ref.fingerprint, "detail": canonical_json(window)}
+    return {"drift_windows": _one_row("drift_windows", head)}
+
+
 _READERS: dict[str, Callable[[ArtifactRef, Path, Mapping[str, Any]], Rows]] = {
     "sample": _selection,
     "evaluate": _evaluation,
     "decision": _decision,
+    "drift": _drift_window,
 }
 
 

@@ -213,6 +213,16 @@ class Catalog(CatalogFile):
             {"language": language},
         )
 
+    def drift_windows(self, language: str | None = None) -> list[dict[str, Any]]:
+        """Return the decided windows of usage, oldest first; of every language if None."""
+        return self._rows(
+            """
+            SELECT * FROM drift_windows WHERE $language IS NULL OR language = $language
+            ORDER BY language, window_start, window_name, decided
+            """,
+            {"language": language},
+        )
+
     def _rows(self, sql: str, parameters: Parameters = ()) -> list[dict[str, Any]]:
         return [_decoded(row) for row in self.query(sql, parameters).to_pylist()]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Settings = dict[str, str | bool | int | float | list[str]]
 
@@ -64,8 +64,12 @@ TABLES = {
         "accuracy_after DOUBLE, detail VARCHAR"
     ),
     "drift_windows": (
-        "fingerprint VARCHAR, language VARCHAR, window_start VARCHAR, window_end VARCHAR, "
-        "n_examples BIGINT, drift_score DOUBLE, p_value DOUBLE, drift_detected BOOLEAN"
+        "fingerprint VARCHAR, language VARCHAR, space VARCHAR, champion VARCHAR, "
+        "window_name VARCHAR, window_start VARCHAR, window_end VARCHAR, decided VARCHAR, "
+        "status VARCHAR, n_prompts BIGINT, n_units BIGINT, drift_score DOUBLE, "
+        "drift_threshold DOUBLE, p_value DOUBLE, level DOUBLE, novel_reference DOUBLE, "
+        "novel_current DOUBLE, drift_detected BOOLEAN, in_cooldown BOOLEAN, reason VARCHAR, "
+        "detail VARCHAR"
     ),
 }
 """Columns of each table; `fingerprint` names the artefact a row came from."""
@@ -74,6 +78,7 @@ STAGE_TABLES = {
     "sample": ("selections", "selected_examples", "clusters"),
     "evaluate": ("evaluations", "samples"),
     "decision": ("decisions",),
+    "drift": ("drift_windows",),
 }
 """Tables that an artefact of each kind fills; its rows there leave with it."""
 

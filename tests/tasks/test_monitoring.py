@@ -14,7 +14,7 @@ from tasks import monitoring
 from tasks.events import open_outbox, prefect_event
 from tasks.monitoring_report import open_history
 from tasks.monitoring_text import next_step, reading_text
-from tasks.settings import open_store, usage_folder
+from tasks.settings import compass_home, open_store, usage_folder
 from tests.tasks.watching import (
     EVEN,
     LANGUAGE,
@@ -378,3 +378,25 @@ def test_an_update_gets_the_usage_of_its_event_or_the_newest(watched):
     assert (newest.cluster_ids == 7).mean() < 0.2
     other = FakeBaseline(fingerprint="0ther")
     assert monitoring.decided_samples(other, config, "") == []
+
+
+# ------------------------------------------------------------------ what is kept
+def test_decided_windows_are_in_the_catalogue_once_and_survive_a_cleaning(watched):
+    from compass_core.manifests import Catalog
+    from compass_core.records import ArtifactRef
+    from tasks.retention import plan_clean
+
+    for day in (0, 1):
+        write_day(watched.logs, day, SHIFTED)
+    windows = decided(watched.run(2))
+    catalog = Catalog(compass_home())
+    refs = [ArtifactRef.from_dict(window["ref"]) for window in windows]
+    assert catalog.add(refs).n_artifacts == 2
+    assert catalog.add(refs).n_artifacts == 0
+    rows = catalog.drift_windows(LANGUAGE)
+    assert [row["drift_detected"] for row in rows] == [False, True]
+    assert rows[1]["detail"]["name"] == rows[1]["window_name"] == windows[1]["name"]
+    assert rows[1]["drift_threshold"] == pytest.approx(windows[1]["threshold"])
+    assert catalog.rebuild().n_artifacts == 2
+    assert catalog.drift_windows() == rows
+    assert plan_clean(keep_runs=0).artefacts == []
