@@ -3,6 +3,7 @@
     usage/<language>/history.json   what was decided about every window
     usage/<language>/last.json      what the last monitor saw: open and empty windows, lost records
     usage/<language>/events/        drift events and what became of them
+    runs/monitor.json               the last monitor: what failed
     runs/<run>/run.json             updates
     registry                        champions, and how each of them scored
 
@@ -44,6 +45,9 @@ from tasks.settings import compass_home, runs_folder, usage_folder
 _LOG = logging.getLogger(__name__)
 _UPDATE_FLOW = "update-adapter"
 _PROBLEMS = (CompassError, OSError, ValueError, KeyError, TypeError)
+
+RECORD_NAME = "monitor.json"
+"""Record of the monitor that ended last, among the runs."""
 
 Records = Sequence[Mapping[str, Any]]
 Champions = Mapping[str, registry.RegisteredAdapter]
@@ -91,12 +95,6 @@ def drift_states(report: MonitoringReport) -> dict[str, dict[str, str]]:
 
 
 # ------------------------------------------------------------------ one language
-def watched_language(language: str) -> WatchedLanguage:
-    """Return everything that is shown about one language (canonical code)."""
-    [watched] = collect_monitoring([language]).languages
-    return watched
-
-
 def _language_or_problem(
     language: str, champion: registry.RegisteredAdapter | None, records: Records
 ) -> WatchedLanguage:
@@ -116,6 +114,7 @@ def _language(
     entries = History(folder / "history.json").entries()
     last_file = folder / "last.json"
     last = read_json(last_file) if last_file.is_file() else {}
+    checked = _time(last_file.stat().st_mtime) if last else ""
     outbox = Outbox(folder / "events")
     events = outbox.all()
     waiting = [event for event in events if event.state != "done"]
@@ -136,7 +135,8 @@ def _language(
         event_state="taken" if outbox.busy() else "pending" if waiting else "",
         unit=newest.get("unit") or "user",
         n_quarantined=dict(last.get("read", {}).get("rejected", {})),
-        notes=list(last.get("notes", ())),
+        notes=[*_failure(language, checked), *last.get("notes", ())],
+        checked=checked,
         **_known(WatchedLanguage, newest, only=("min_shown", "n_clusters")),
     )
     if champion is None:
@@ -147,6 +147,20 @@ def _language(
         base=champion.tags.get("base", ""),
         accuracy=_accuracy(champion.name),
     )
+
+
+def _failure(language: str, checked: str) -> list[str]:
+    """Return what the last monitor failed with, unless a later one did not."""
+    path = runs_folder() / RECORD_NAME
+    record = read_json(path) if path.is_file() else {"languages": {}}
+    error = record["languages"].get(language, {}).get("error")
+    if not error or record["finished"] < checked:
+        return []
+    return [f"The monitor of {record['finished']} failed here: {error}"]
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def _window(entry: Mapping[str, Any]) -> WindowPoint:
@@ -258,7 +272,7 @@ def _accuracy(name: str) -> list[AccuracyPoint]:
 def _score(version: registry.RegisteredAdapter) -> AccuracyPoint:
     metrics = _metrics(version.run_id)
     return AccuracyPoint(
-        time=datetime.fromtimestamp(version.created / 1000, UTC).isoformat(),
+        time=_time(version.created / 1000),
         version=version.version,
         accuracy=metrics.get("accuracy"),
         low=metrics.get("accuracy_low"),

@@ -12,19 +12,22 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from compass_core.languages import language_name
+from compass_core.manifests import Catalog
 from compass_core.monitoring.history import History
+from compass_core.records import ArtifactRef
+from compass_core.report.monitoring_data import WatchedLanguage
+from compass_core.report.monitoring_page import PAGE_NAME
 from compass_core.report.monitoring_text import monitoring_markdown
 from compass_core.storage import read_json, write_json
-from tasks.dashboard import watched_language, write_dashboard
+from tasks.dashboard import RECORD_NAME, collect_monitoring, write_dashboard
 from tasks.monitoring_text import next_step, reading_text
 from tasks.reporting import now
-from tasks.settings import runs_folder, usage_folder
+from tasks.settings import compass_home, runs_folder, usage_folder
 
 LAST_NAME = "last.json"
 """Outcome of the last monitor of a language, beside its history."""
 
 _HISTORY_NAME = "history.json"
-_RECORD_NAME = "monitor.json"
 
 
 def open_history(language: str) -> History:
@@ -39,36 +42,38 @@ def finish_monitoring(outcomes: Mapping[str, Mapping[str, Any]]) -> dict[str, An
     for language, outcome in outcomes.items():
         named = {"name": language_name(language), "windows": [], "notes": []} | dict(outcome)
         told[language] = named | {"told": reading_text(outcome), "next": next_step(outcome)}
-        _publish(language, outcome)
-    page = write_dashboard()
-    create_link_artifact(page.as_uri(), link_text="Usage over time", key="usage-over-time")
     record = {
         "run_id": f"monitor-{uuid.uuid4().hex[:12]}",
         "flow": "monitor-drift",
         "finished": now(),
         "prefect_flow_run_id": str(flow_run.get_id() or ""),
-        "page": str(page),
+        "page": str(runs_folder() / PAGE_NAME),
         "languages": told,
     }
-    write_json(runs_folder() / _RECORD_NAME, record)
+    write_json(runs_folder() / RECORD_NAME, record)
+    windows = [window for outcome in told.values() for window in outcome["windows"]]
+    refs = [ArtifactRef.from_dict(window["ref"]) for window in windows if "ref" in window]
+    if refs:
+        Catalog(compass_home()).add(refs)
+    for watched in collect_monitoring(list(outcomes)).languages:
+        _publish(watched)
+    page = write_dashboard()
+    create_link_artifact(page.as_uri(), link_text="Usage over time", key="usage-over-time")
     return record
 
 
 def read_last() -> dict[str, Any] | None:
     """Return the record of the monitor that ended last, or None."""
-    path = runs_folder() / _RECORD_NAME
+    path = runs_folder() / RECORD_NAME
     if not path.is_file():
         return None
     record: dict[str, Any] = read_json(path)
     return record
 
 
-def _publish(language: str, outcome: Mapping[str, Any]) -> None:
-    page = monitoring_markdown(watched_language(language))
-    if outcome.get("error"):
-        page += f"\n{outcome['error']}\n"
+def _publish(watched: WatchedLanguage) -> None:
     create_markdown_artifact(
-        page,
-        key=f"usage-{language.lower().replace('_', '-')}",
-        description=f"Usage over time, {language_name(language)}",
+        monitoring_markdown(watched),
+        key=f"usage-{watched.language.lower().replace('_', '-')}",
+        description=f"Usage over time, {watched.name}",
     )

@@ -180,6 +180,7 @@ class WatchedLanguage:
         unit: What the test resamples: user, session or prompt.
         min_shown: A cluster with fewer units is never shown by itself.
         n_clusters: Clusters of the monitoring space.
+        checked: When a monitor last looked at it, empty where none did.
         n_quarantined: Records of the log that could not be used, by reason.
         notes: What else is worth knowing, as sentences.
         error: Why the language could not be read, where it could not.
@@ -197,6 +198,7 @@ class WatchedLanguage:
     unit: str = "user"
     min_shown: int = 20
     n_clusters: int | None = None
+    checked: str = ""
     n_quarantined: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     error: str = ""

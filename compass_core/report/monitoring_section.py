@@ -101,7 +101,8 @@ def _champion(language: WatchedLanguage) -> Html:
     lost = sum(language.n_quarantined.values())
     reasons = ", ".join(f"{clean(k, 40)} {n}" for k, n in sorted(language.n_quarantined.items()))
     quarantined = f" {number(lost)} records could not be used: {reasons}." if lost else ""
-    return tag("p", f"{served}{base}.{waiting}{quarantined}", class_="facts")
+    looked = f" Last looked at {moment(language.checked)}." if language.checked else ""
+    return tag("p", f"{served}{base}.{looked}{waiting}{quarantined}", class_="facts")
 
 
 def _windows(language: WatchedLanguage) -> Html:

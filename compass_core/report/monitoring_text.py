@@ -38,6 +38,8 @@ def monitoring_markdown(language: WatchedLanguage) -> str:
     ]
     if language.error:
         return "\n".join([*lines, markdown_text(language.error, 1_000), ""])
+    lines += [f"- {markdown_text(note, 500)}" for note in language.notes]
+    lines += [""] if language.notes else []
     lines += _windows(language)
     tested = [window for window in closed_windows(language) if window.p_value is not None]
     if tested:

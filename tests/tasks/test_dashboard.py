@@ -1,6 +1,7 @@
 """The dashboard over a real registry and the files that monitors and updates leave."""
 
 import json
+import os
 from datetime import UTC, datetime
 
 import numpy as np
@@ -13,7 +14,7 @@ from compass_core.report.monitoring_data import from_json
 from compass_core.report.monitoring_state import state_of
 from compass_core.storage import sha256_file, write_json
 from tasks import registry, tracking
-from tasks.dashboard import collect_monitoring, drift_states, watched_language, write_dashboard
+from tasks.dashboard import collect_monitoring, drift_states, write_dashboard
 
 CODE = "swh_Latn"
 NAME = registry.model_name("starter", CODE)
@@ -24,6 +25,11 @@ NOW = datetime(2026, 11, 20, 2, tzinfo=UTC)
 def watched_home(mlflow_home, monkeypatch):
     monkeypatch.setenv("COMPASS_HOME", str(mlflow_home))
     return mlflow_home
+
+
+def watched_language(code):
+    [language] = collect_monitoring([code]).languages
+    return language
 
 
 def promote(home, value, **metrics):
@@ -205,6 +211,21 @@ def test_update_whose_run_was_cleaned_away_is_known_from_its_event(watched_home)
 def test_outcome_of_an_update_has_a_word(watched_home, outcome, status):
     updated(watched_home, **outcome)
     assert [update.status for update in watched_language(CODE).updates] == [status]
+
+
+def test_monitor_that_failed_is_told_until_one_does_not(watched_home):
+    remember(watched_home, decided(18))
+    last = watched_home / "usage" / CODE / "last.json"
+    write_json(last, {"space": "s", "windows": [], "notes": ["seen"]})
+    os.utime(last, (NOW.timestamp(), NOW.timestamp()))
+    record = {"languages": {CODE: {"status": "failed", "error": "E50 the encoder changed"}}}
+    path = watched_home / "runs" / "monitor.json"
+    write_json(path, record | {"finished": "2026-11-20T03:00:00+00:00"})
+    failed = watched_language(CODE)
+    assert failed.checked == "2026-11-20T02:00:00+00:00"
+    assert ["E50 the encoder changed" in note for note in failed.notes] == [True, False]
+    write_json(path, record | {"finished": "2026-11-20T01:00:00+00:00"})
+    assert watched_language(CODE).notes == ["seen"]
 
 
 def test_update_that_died_is_told_with_its_error(watched_home):
