@@ -21,7 +21,7 @@ from tasks.monitoring import decided_samples, refresh_dashboard
 from tasks.promotion import find_champion
 from tasks.reporting import start_run
 from tasks.update_records import EVENT_TAG, finish_update
-from tasks.updating import refused_in_a_row
+from tasks.updating import check_update, refused_in_a_row
 
 ALREADY_DONE = "AlreadyDone"
 
@@ -36,6 +36,7 @@ def update_adapter(config: AdaptConfig, language: str, event: str = "") -> State
         event: Drift event to answer; empty: update for the newest windows, whatever they say.
     """
     code = canonical_language(language)
+    check_update(config)
     outbox = open_outbox(code)
     if not event:
         with outbox.exclusive():

@@ -18,6 +18,7 @@ from compass_core.config import (
     TrainingConfig,
     UpdateConfig,
 )
+from compass_core.errors import ConfigError
 from compass_core.evaluation.retention import decide_update
 from compass_core.records import ArtifactRef
 from compass_core.seeding import derive_rng
@@ -39,6 +40,29 @@ from tasks.settings import compass_home, open_store
 from tasks.update_data import IDS, ROWS, read_slices
 
 _LIBRARIES = ("torch", "transformers", "peft")
+
+
+_NEEDS_PROMPTS = ("dsir", "nearest")
+"""Strategies that look at single usage prompts."""
+
+
+def check_update(recipe: Recipe) -> None:
+    """Refuse a selection that cannot aim at usage that is known by cluster alone.
+
+    Raises:
+        ConfigError: E42.
+    """
+    chosen = recipe.selection
+    if chosen.strategy in _NEEDS_PROMPTS:
+        asked = f"selection.strategy={chosen.strategy}"
+    elif chosen.draw == "nearest":
+        asked = "selection.draw=nearest"
+    else:
+        return
+    raise ConfigError(
+        f"{asked} compares with single prompts, but of production usage only clusters are kept. "
+        "Use strategy `compass` with draw `uniform` or `diverse` for updates."
+    )
 
 
 def update_training(recipe: Recipe) -> TrainingConfig:

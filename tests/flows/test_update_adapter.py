@@ -258,6 +258,16 @@ def test_without_a_champion_there_is_nothing_to_update(prefect_backend, tmp_path
         state.result()
 
 
+@pytest.mark.parametrize("selection", [{"draw": "nearest"}, {"strategy": "dsir"}])
+def test_a_selection_that_needs_single_prompts_is_refused(selection):
+    from compass_core.errors import ConfigError
+    from tasks.updating import check_update
+
+    check_update(CONFIG)
+    with pytest.raises(ConfigError, match="only clusters are kept"):
+        check_update(make_config(selection=selection))
+
+
 def test_a_changed_encoder_starts_a_new_space_for_a_first_champion_only(home):
     from tasks.baseline import open_baseline
 
