@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
-from prefect.events import Event
+from prefect.events import Event, RelatedResource
+from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 
 from compass_core.errors import TransientError
@@ -55,8 +56,21 @@ def prefect_event(event: DriftEvent) -> Event:
         event=EVENT_NAME,
         id=uuid.uuid5(_NAMESPACE, f"{event.id} {len(event.sent)}"),
         resource=resource_of(event.language),
+        related=_run_of_monitor(),
         payload=event.payload(),
     )
+
+
+def _run_of_monitor() -> list[RelatedResource]:
+    """Return the flow run that is going on, so that the interface shows the event there."""
+    run_id = flow_run.get_id()
+    if not run_id:
+        return []
+    values = {
+        "prefect.resource.id": f"prefect.flow-run.{run_id}",
+        "prefect.resource.role": "flow-run",
+    }
+    return [RelatedResource.model_validate(values)]
 
 
 @task(

@@ -20,7 +20,8 @@ def summary_line(outcomes: Mapping[str, Mapping[str, Any]]) -> str:
         by_status.setdefault(str(outcome["status"]), []).append(language)
     ordered = sorted(by_status.items(), key=lambda item: (item[0] != "drift", item[0]))
     told = "; ".join(f"{status} {', '.join(codes)}" for status, codes in ordered)
-    return f"{len(outcomes)} languages: {told}"[:2000]
+    many = "" if len(outcomes) == 1 else "s"
+    return f"{len(outcomes)} language{many}: {told}"[:2000]
 
 
 def reading_text(outcome: Mapping[str, Any]) -> str:
