@@ -26,7 +26,7 @@ from compass_core.report.markup import (
     tag,
     user_text,
 )
-from compass_core.report.parts import bullet_list, key, source_name
+from compass_core.report.parts import bullet_list, key, scrolling, source_name
 
 HOLDS = {True: "✓ holds", False: "✕ does not hold", None: "– cannot be said"}
 _COSTS = (
@@ -185,7 +185,8 @@ def _arm_table(report: ContinualReport, language: str, caption: str) -> Html:
     if with_bars:
         header.append("Tokens, forward and backward, over all shifts")
     body = [_arm_row(arm, row, totals[arm], scale, with_bars) for arm, row in known]
-    parts = [table(header, body, caption=caption, class_="continual-arms cards")]
+    content = table(header, body, caption=caption, class_="continual-arms cards")
+    parts = [scrolling(content, caption)]
     if with_bars:
         parts.append(key(*((f"cost-{kind}", text) for kind, text in _COSTS)))
     return join(parts)

@@ -32,7 +32,7 @@ from compass_core.report.monitoring_state import (
     updates_in_order,
     window_name,
 )
-from compass_core.report.parts import anchor, bullet_list
+from compass_core.report.parts import anchor, bullet_list, scrolling
 
 PAGE_NAME = "monitoring.html"
 DATA_NAME = "monitoring.json"
@@ -106,7 +106,7 @@ def _overview(languages: list[WatchedLanguage]) -> Html:
         "section",
         tag("h2", "All languages"),
         tag("div", *tiles, class_="tiles"),
-        table(header, rows, caption=caption, class_="fleet cards"),
+        scrolling(table(header, rows, caption=caption, class_="fleet cards"), "All languages"),
         tag(
             "details",
             tag("summary", "What the states mean"),

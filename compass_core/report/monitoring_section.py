@@ -38,7 +38,7 @@ from compass_core.report.monitoring_state import (
     updates_in_order,
     window_name,
 )
-from compass_core.report.parts import anchor, bullet_list
+from compass_core.report.parts import anchor, bullet_list, scrolling
 
 MAX_WINDOWS = 40
 """Rows of the table of windows; older ones are in the data."""
@@ -171,7 +171,7 @@ def _window_table(
         "What moved",
     ]
     body = [_window_row(language, window, said_once) for window in rows]
-    return table(header, body, caption=caption, class_="windows cards")
+    return scrolling(table(header, body, caption=caption, class_="windows cards"), "Windows")
 
 
 def _window_row(

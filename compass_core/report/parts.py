@@ -54,6 +54,11 @@ def bullet_list(items: Iterable[str], class_: str = "") -> Html:
     return tag("ul", *(tag("li", user_text(item)) for item in items), class_=class_ or None)
 
 
+def scrolling(content: Html, title: str) -> Html:
+    """Return content that scrolls by itself where the screen is narrower than it."""
+    return tag("div", content, class_="scroll", tabindex="0", role="region", aria_label=title)
+
+
 def key(*entries: tuple[str, str]) -> Html:
     """Return a legend: (class of the mark, its meaning)."""
     return tag(

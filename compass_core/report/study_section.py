@@ -24,7 +24,7 @@ from compass_core.report.markup import (
     tag,
     user_text,
 )
-from compass_core.report.parts import source_name
+from compass_core.report.parts import scrolling, source_name
 
 METRIC_TEXT = {
     "accuracy": "Accuracy on what users ask (usage-weighted; the headline)",
@@ -50,15 +50,11 @@ def render_study(study: StudyReport, main_arm: str) -> Html:
     for metric, title in METRIC_TEXT.items():
         grid = _grid(study, metric, main_arm)
         if grid and metric == "accuracy":
-            parts += [tag("h3", title), _scrolling(grid, title)]
+            parts += [tag("h3", title), scrolling(grid, title)]
         elif grid:
-            inside = _scrolling(grid, title)
+            inside = scrolling(grid, title)
             parts.append(tag("details", tag("summary", title), inside, class_="more"))
     return tag("section", *parts, id="study", class_="card study")
-
-
-def _scrolling(content: Html, title: str) -> Html:
-    return tag("div", content, class_="scroll", tabindex="0", role="region", aria_label=title)
 
 
 def cell_values(study: StudyReport, language: str, arm: str, metric: str) -> list[float]:
