@@ -226,7 +226,15 @@ def test_an_event_of_an_earlier_champion_is_superseded(home):
     from compass_core.monitoring.outbox import DriftEvent
     from tasks.events import open_outbox
 
-    stale = DriftEvent(LANGUAGE, "0", ("of-another-time",), 0.001, 0.2, START.isoformat())
+    stale = DriftEvent(
+        language=LANGUAGE,
+        space="another",
+        champion_version="0",
+        windows=("of-another-time",),
+        p_value=0.001,
+        drift_score=0.2,
+        occurred=START.isoformat(),
+    )
     outbox = open_outbox(LANGUAGE)
     outbox.put(stale)
     assert update(CONFIG, stale.id).is_completed()
