@@ -23,8 +23,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
-from benchmarks.drift import interval
 from compass_core.monitoring.drift import Sample
 from compass_core.scenarios.cases import Case, DriftExpected, DriftSettings
 from compass_core.scenarios.data import DataFolder, Row, known_language
@@ -139,6 +139,13 @@ def resplit(
         parts = np.split(rng.permutation(len(ids)), bounds)
         samples = [Sample(ids[part], outside[part]) for part in parts]
         yield replace(prepared, reference=samples[0], windows=samples[1:])
+
+
+def interval(hits: int, n: int) -> str:
+    """Return the share of hits with its 95 % interval."""
+    low = float(stats.beta.ppf(0.025, hits, n - hits + 1)) if hits else 0.0
+    high = float(stats.beta.ppf(0.975, hits + 1, n - hits)) if hits < n else 1.0
+    return f"{hits / n:.4f} [{low:.4f}, {high:.4f}]"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

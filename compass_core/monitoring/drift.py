@@ -56,7 +56,7 @@ class DriftReport:
         total_variation: Half the sum of the absolute differences of the raw shares.
         excess: `score` less what it is on average without change, bits.
         moved: Clusters whose change is significant by itself, largest first; of an alarm the
-            largest at least.
+            largest at least, unless only the share outside every radius changed.
         n_reference: Prompts of the reference.
         n_current: Prompts of the window.
         units_reference: Units of the reference that were resampled.
@@ -166,11 +166,15 @@ def _report(
     p_value, p_score, p_cluster = law.p_values()
     score = float(law.score[0])
     excess = score - float(law.score[1:].mean())
-    alarm = p_value <= level and excess >= config.min_effect
+    # A topic that no cluster reaches need not move the score at all.
+    alarm = p_value <= level and (config.min_effect == 0 or excess >= config.min_effect)
     if p_value <= level and not alarm:
         notes = [*notes, _too_small(excess, config)]
-    if not law.reaches(level):
-        notes = [*notes, _unreachable(law.n_permutations, level)]
+    only_novel = alarm and p_score > level and law.novelty_is_largest()
+    if only_novel:
+        notes = [*notes, "What changed is the share of prompts outside every cluster's radius."]
+    if not law.reaches(level, n_statistics=2):
+        notes = [*notes, _out_of_reach(law, level)]
     shares, novel = _shares(pool)
     return DriftReport(
         status="alarm" if alarm else "stable",
@@ -185,7 +189,7 @@ def _report(
         p_novel_exact=_novel_tail(pool) if isinstance(pool, PooledPrompts) else None,
         total_variation=float(np.abs(shares[0] - shares[1]).sum() / 2),
         excess=excess,
-        moved=_moved(law, shares, level, name_largest=alarm),
+        moved=_moved(law, shares, level, name_largest=alarm and not only_novel),
         n_permutations=law.n_permutations,
         notes=notes,
         **counted,
@@ -199,10 +203,11 @@ def _too_small(excess: float, config: DriftConfig) -> str:
     )
 
 
-def _unreachable(n_permutations: int, level: float) -> str:
+def _out_of_reach(law: NullLaw, level: float) -> str:
+    lack = "An alarm needs both statistics" if law.reaches(level) else "No alarm is possible"
     return (
-        f"No alarm is possible: {n_permutations:,} permutations cannot give a p-value of "
-        f"{level:.2g}. Raise max_permutations to {math.ceil(1 / level):,} or more."
+        f"{lack}: the p-values of {law.n_permutations:,} permutations are too coarse for a level "
+        f"of {level:.2g}. Raise max_permutations to {math.ceil(2 / level):,} or more."
     )
 
 

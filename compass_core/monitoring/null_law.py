@@ -65,9 +65,13 @@ class NullLaw:
         """Random splits B."""
         return len(self.score) - 1
 
-    def reaches(self, level: float) -> bool:
-        """Say whether any p-value of so many splits is at most `level`."""
-        return round(level * len(self.score), 9) >= 1
+    def reaches(self, level: float, n_statistics: int = 1) -> bool:
+        """Say whether any p-value of so many splits is at most `level`.
+
+        The smallest is 1 / (B + 1). The combined one is so small only where the observed split is
+        the largest by both statistics; where it is by one, the largest by the other ties with it.
+        """
+        return round(level * len(self.score), 9) >= n_statistics
 
     def p_values(self) -> tuple[float, float, float]:
         """Return the p-values: combined, of the score, of the largest single change."""
@@ -76,6 +80,10 @@ class NullLaw:
         n = len(best)
         combined = int(np.count_nonzero(best <= best[0]))
         return combined / n, float(by_score[0] / n), float(by_largest[0] / n)
+
+    def novelty_is_largest(self) -> bool:
+        """Say whether no cluster changed more than the share outside every radius."""
+        return bool(abs(self.novelty[0]) >= self.largest[0])
 
     def threshold(self, level: float) -> float:
         """Return the score above which `p_score` is at most `level`.
