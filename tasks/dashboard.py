@@ -102,9 +102,15 @@ def _language_or_problem(
         return _language(language, champion, records)
     except _PROBLEMS as error:
         _LOG.warning("What is known of %s cannot be shown: %s", language, error)
-        return WatchedLanguage(
-            language=language, name=language_name(language), error=str(error) or repr(error)
-        )
+        told = str(error) if isinstance(error, CompassError) else _advice(language, error)
+        return WatchedLanguage(language=language, name=language_name(language), error=told)
+
+
+def _advice(language: str, error: Exception) -> str:
+    return (
+        f"A file of {usage_folder(language)} cannot be read ({type(error).__name__}: {error}). "
+        "Restore it from a back-up; last.json may be deleted, the next monitor writes it again."
+    )
 
 
 def _language(
@@ -186,15 +192,23 @@ def _update_records() -> list[dict[str, Any]]:
         except (OSError, ValueError) as error:
             _LOG.warning("The record of a run cannot be read: %s: %s", path, error)
             continue
-        if record.get("flow") == _UPDATE_FLOW:
+        if record.get("flow") == _UPDATE_FLOW and isinstance(record.get("languages"), dict):
             records.append(record)
     return records
 
 
 def _updates(language: str, events: Sequence[DriftEvent], records: Records) -> list[UpdatePoint]:
     """Return the updates of a language: from their runs, and from events whose runs are gone."""
-    points = [_from_run(record, language) for record in records if language in record["languages"]]
-    recorded = {point.event for point in points if point.event}
+    points: list[UpdatePoint] = []
+    recorded: set[str] = set()
+    for record in records:
+        if language not in record["languages"]:
+            continue
+        point = _from_run(record, language)
+        # An update that was killed after its promotion runs again, to find that it is done.
+        if point.event not in recorded:
+            points.append(point)
+        recorded |= {point.event} - {""}
     for event in events:
         if event.state == "done" and event.id not in recorded:
             points.append(_from_event(event, event.outcome))
@@ -209,7 +223,7 @@ def _from_run(record: Mapping[str, Any], language: str) -> UpdatePoint:
     verdict = outcome.get("verdict") or {}
     new = verdict.get("new") or {}
     return UpdatePoint(
-        time=record["finished"],
+        time=str(record.get("finished", "")),
         event=str(outcome.get("event", "")),
         version=str((outcome.get("registry") or {}).get("version", "")),
         status=_update_status(outcome),
@@ -217,7 +231,7 @@ def _from_run(record: Mapping[str, Any], language: str) -> UpdatePoint:
         accuracy_before=new.get("accuracy_before"),
         accuracy_after=new.get("accuracy_after"),
         forgetting=verdict.get("forgetting"),
-        run_id=record["run_id"],
+        run_id=str(record.get("run_id", "")),
     )
 
 

@@ -94,7 +94,7 @@ def drift_event(home, **values):
     return Outbox(home / "usage" / CODE / "events").put(DriftEvent(**fields | values))
 
 
-def updated(home, event="", status="refused", **outcome):
+def updated(home, event="", status="refused", run="u1", **outcome):
     """Leave the record of one update."""
     verdict = {
         "reasons": ["slice first lost"],
@@ -102,7 +102,7 @@ def updated(home, event="", status="refused", **outcome):
         "forgetting": 0.06,
     }
     record = {
-        "run_id": "u1",
+        "run_id": run,
         "flow": "update-adapter",
         "finished": NOW.isoformat(),
         "languages": {
@@ -115,7 +115,7 @@ def updated(home, event="", status="refused", **outcome):
             }
         },
     }
-    write_json(home / "runs" / "u1" / "run.json", record)
+    write_json(home / "runs" / run / "run.json", record)
 
 
 def test_home_without_anything_gives_an_empty_page(watched_home):
@@ -247,10 +247,28 @@ def test_damaged_files_of_one_language_hide_no_other(watched_home):
     (other / "history.json").write_text("{")
     (watched_home / "runs" / "broken").mkdir(parents=True)
     (watched_home / "runs" / "broken" / "run.json").write_text("{")
+    write_json(watched_home / "runs" / "odd" / "run.json", {"flow": "update-adapter"})
     states = {item.language: state_of(item) for item in collect_monitoring().languages}
     assert states == {CODE: "no-champion", "tur_Latn": "unreadable"}
     page = write_dashboard().read_text("utf-8")
     assert "Restore it" in page
+
+
+def test_damaged_last_file_says_which_folder_and_what_to_do(watched_home):
+    remember(watched_home, decided(18))
+    (watched_home / "usage" / CODE / "last.json").write_text("[1")
+    language = watched_language(CODE)
+    assert state_of(language) == "unreadable"
+    assert f"usage/{CODE}" in language.error
+    assert "may be deleted" in language.error
+
+
+def test_update_that_ran_again_after_a_kill_is_shown_once(watched_home):
+    updated(watched_home, "e1", "promoted")
+    updated(watched_home, "e1", "promoted", run="u2")
+    updated(watched_home, run="u3")
+    updated(watched_home, run="u4")
+    assert [update.run_id for update in watched_language(CODE).updates] == ["u1", "u3", "u4"]
 
 
 def test_folders_that_are_no_language_are_left_alone(watched_home):
