@@ -44,8 +44,11 @@ def test_cases_may_lie_under_a_key(tmp_path, key):
     assert len(read_cases(write(tmp_path, {key: [GOOD]}))) == 1
 
 
-def test_drift_cases_need_neither_usage_nor_pool(tmp_path):
+def test_drift_cases_need_a_reference_and_windows_instead_of_usage_and_pool(tmp_path):
     drift = {"name": "d", "kind": "drift", "files": ["toy"], "target_language": "bn"}
+    with pytest.raises(DataError, match=r"d: reference_ids(.|\n)*d: windows"):
+        read_cases(write(tmp_path, [drift]))
+    drift |= {"reference_ids": ["a"], "windows": [["b"]]}
     (case,) = read_cases(write(tmp_path, [drift]))
     assert not case.selects
     assert case.pool is None
