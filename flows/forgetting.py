@@ -60,9 +60,11 @@ def _receipt(plan: ForgetPlan) -> None:
             f"{adapter.name} version {adapter.version}{role} was trained on one of the rows and "
             "was not changed. Train it again with `compass adapt`.",
             markup=False,
+            soft_wrap=True,
         )
     for text in plan.left:
-        OUT.print(f"Left: {text}", markup=False)
+        OUT.print(f"Left: {text}", markup=False, soft_wrap=True)
     OUT.print(
-        "Your own files (logs, corpora, back-ups) are not touched. Remove the rows there as well."
+        "Your own files (logs, corpora, back-ups) are not touched. Remove the rows there as well.",
+        soft_wrap=True,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from compass_core.errors import StoreError
 from compass_core.monitoring.privacy import KEY_BYTES
-from compass_core.monitoring.windows import OBSERVATION_SCHEMA
+from compass_core.monitoring.windows import OBSERVATION_SCHEMA, key_array
 from compass_core.storage import ROW_GROUP_ROWS, write_bytes
 
 MAX_PARTS: Final = 48
@@ -184,11 +184,7 @@ class KnownRecords:
         """Take in what came since, from whatever process."""
         for table in self._parts.columns(["record_key", "text_key", "time"], above=self._newest):
             if table.num_rows:
-                times = np.asarray(table["time"].cast(pa.int64()))
-                self._add(
-                    halves(table["record_key"].to_pylist()),
-                    contents(table["text_key"].to_pylist(), times),
-                )
+                self._add(halves(table["record_key"]), contents(table))
                 self._newest = max(self._newest, pc.max(table["arrival"]).as_py())
 
     def find(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
@@ -205,12 +201,13 @@ class KnownRecords:
         self._contents = np.concatenate([self._contents, found])[order]
 
 
-def halves(keys: list[bytes]) -> NDArray[np.uint64]:
-    """Return (n,) the first halves of keyed hashes."""
-    joined = np.frombuffer(b"".join(keys), dtype="<u8")
-    return np.ascontiguousarray(joined[:: KEY_BYTES // 8])
+def halves(keys: pa.ChunkedArray) -> NDArray[np.uint64]:
+    """Return (n,) the first halves of a column of keyed hashes."""
+    both = key_array(keys).view("<u8")
+    return np.ascontiguousarray(both[:: KEY_BYTES // 8])
 
 
-def contents(text_keys: list[bytes], times: NDArray[Any]) -> NDArray[np.uint64]:
+def contents(rows: pa.Table) -> NDArray[np.uint64]:
     """Return (n,) what tells records of one id apart: prompt and time."""
-    return halves(text_keys) ^ times.astype(np.int64).view(np.uint64)
+    times = np.asarray(rows["time"].cast(pa.int64()))
+    return halves(rows["text_key"]) ^ times.view(np.uint64)

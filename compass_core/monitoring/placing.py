@@ -75,13 +75,11 @@ def hashed_rows(
 
 def unknown_rows(rows: pa.Table, known: KnownRecords, report: AppendReport) -> pa.Table:
     """Return the rows that were not observed before; count the others."""
-    keys = halves(rows["record_key"].to_pylist())
-    found, content = known.find(keys)
+    found, content = known.find(halves(rows["record_key"]))
     if not found.any():
         return rows
-    own = contents(rows["text_key"].to_pylist(), np.asarray(rows["time"].cast(pa.int64())))
     report.n_known += int(found.sum())
-    report.n_conflicting += int((found & (content != own)).sum())
+    report.n_conflicting += int((found & (content != contents(rows))).sum())
     return rows.filter(pa.array(~found))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hmac
-import os
 import re
 import secrets
 import unicodedata

@@ -87,11 +87,11 @@ class Window:
 
 def make_sample(table: pa.Table, config: DriftConfig) -> Sample:
     """Return the sample of any table of ``OBSERVATION_SCHEMA``; see `Window.sample`."""
-    records = _keys(table, "record_key")
+    records = key_array(table["record_key"])
     units, known = _units(table, config.unit)
     order = np.argsort(records, kind="stable")
     if config.duplicates == "collapse":
-        order = order[_first_of_each(_keys(table, "text_key")[order], 1)]
+        order = order[_first_of_each(key_array(table["text_key"])[order], 1)]
     if known:
         order = order[_first_of_each(units[order], config.max_prompts_per_unit)]
     numbers = np.unique(units[order], return_inverse=True)[1].astype(np.int64) if known else None
@@ -115,14 +115,14 @@ def _units(table: pa.Table, unit: str) -> tuple[NDArray[Any], bool]:
 
     Where the user is unknown the session stands for it, else the prompt stands for itself.
     """
-    records = _keys(table, "record_key")
+    records = key_array(table["record_key"])
     if unit == "prompt" or not table.num_rows:
         return records, False
     column = _unit_column(table, unit)
     if column.null_count == table.num_rows:
         return records, False
     given = np.asarray(column.is_null())
-    return np.where(given, records, _bytes(column)), True
+    return np.where(given, records, key_array(column)), True
 
 
 def _unit_column(table: pa.Table, unit: str) -> pa.ChunkedArray:
@@ -144,11 +144,7 @@ def _first_of_each(values: NDArray[Any], limit: int) -> NDArray[np.int64]:
     return np.sort(order[position < limit])
 
 
-def _keys(table: pa.Table, name: str) -> NDArray[Any]:
-    return _bytes(table[name])
-
-
-def _bytes(column: pa.ChunkedArray) -> NDArray[Any]:
+def key_array(column: pa.ChunkedArray) -> NDArray[Any]:
     """Return fixed-size binaries as a NumPy array of bytes; null becomes zeros."""
     filled = column.fill_null(bytes(KEY_BYTES)) if column.null_count else column
     whole = filled.combine_chunks()
