@@ -13,6 +13,7 @@ import fcntl
 import functools
 import importlib.metadata
 import inspect
+import json
 import logging
 import os
 import threading
@@ -30,6 +31,7 @@ from prefect.exceptions import MissingContextError
 from prefect.filesystems import LocalFileSystem
 from prefect.locking.protocol import LockManager
 from prefect.runtime import task_run
+from prefect.settings import get_current_settings
 from prefect.transactions import IsolationLevel
 
 from compass_core.config import Config
@@ -199,11 +201,20 @@ class VerifyingKeyStore(LocalFileSystem):
         return resolved
 
     def read_path(self, path: str, _sync: bool = True) -> bytes:  # type: ignore[override]
-        """Return the record of key `path`; fail like a missing file without its artefact."""
+        """Return the record of key `path`; fail like a missing file without its artefact.
+
+        A record names its result by an absolute path. Where another process, such as a worker,
+        keeps its results elsewhere, the record is of no use here, and the stage finds the artefact.
+        """
         kind, _, key = Path(path).name.rpartition("-")
         if _whole(open_store(), kind, key) is None:
             raise FileNotFoundError(path)
-        return self._resolve_path(path).read_bytes()
+        record = self._resolve_path(path).read_bytes()
+        results = get_current_settings().results.local_storage_path.expanduser().resolve()
+        named = (results / json.loads(record)["storage_key"]).resolve()
+        if not named.is_relative_to(results) or not named.is_file():
+            raise FileNotFoundError(path)
+        return record
 
 
 def part(

@@ -79,13 +79,22 @@ def prepare_deployments(
     for deployment in listed:
         deployment["work_pool"] = dict(deployment["work_pool"]) | {
             "name": pool,
-            "job_variables": {"env": {"COMPASS_HOME": str(compass_home())}},
+            "job_variables": {"env": run_environment()},
         }
         if deployment["name"] in CONFIGURED:
             deployment["parameters"] = {"config": config.model_dump(mode="json")}
         for schedule in deployment.get("schedules", ()):
             schedule["active"] = scheduled and deployment["name"] in SCHEDULED
     return values | {"deployments": listed}
+
+
+def run_environment() -> dict[str, str]:
+    """Return what runs on a worker need to find the state and the cached results of this home."""
+    home = compass_home()
+    return {
+        "COMPASS_HOME": str(home),
+        "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(home / "prefect" / "results"),
+    }
 
 
 def apply_deployments(values: Mapping[str, Any]) -> None:

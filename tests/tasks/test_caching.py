@@ -168,3 +168,12 @@ def test_lock_of_a_killed_process_is_free_at_once(home, tmp_path):
     assert not FlockLockManager()._try("key", "someone else")
     manager.release_lock("key", "me")
     assert not manager.is_locked("key")
+
+
+def test_a_record_of_a_process_with_its_results_elsewhere_is_passed_over(prefect_backend, tmp_path):
+    from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_settings
+
+    made = result_of(toy, "swh_Latn", 41)
+    with temporary_settings({PREFECT_RESULTS_LOCAL_STORAGE_PATH: tmp_path / "elsewhere"}):
+        assert result_of(toy, "swh_Latn", 41) == made
+    assert CALLS == [41], "the artefact is there, so nothing is computed again"
