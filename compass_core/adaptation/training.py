@@ -182,8 +182,14 @@ def train_adapter(
         ModelError: E35 unknown target modules; see `load_adapter` for `start` and `require_fit`
             for Fisher information that does not belong to it.
         ConfigError: E65 the loss or gradient is not finite; the last checkpoint is kept. E42
-            `config` describes another adapter than `start`.
+            `config` describes another adapter than `start`, or `update` came without it.
     """
+    if update is not None and start is None:
+        raise ConfigError(
+            "An update needs the adapter it starts from: give start_folder, or train without "
+            "EWC and replay.",
+            code="E42",
+        )
     data = prepare_data(base, examples, config)
     model = (
         attach_adapter(base, config, seed=seed)
