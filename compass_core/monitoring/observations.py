@@ -201,9 +201,9 @@ class ObservationLog:
         arrivals = pa.array(range(first, first + rows.num_rows), pa.int64())
         parts.write(with_column(rows, "arrival", arrivals).select(OBSERVATION_SCHEMA.names))
         report.n_new = rows.num_rows
-        horizon = state.horizon()
-        if horizon is not None:
-            report.n_late = int(pc.sum(pc.less(rows["time"], pa.scalar(horizon))).as_py() or 0)
+        limit = state.late_before()
+        if limit is not None:
+            report.n_late = int(pc.sum(pc.less(rows["time"], pa.scalar(limit))).as_py() or 0)
         parts.compact()
 
     # -- windows

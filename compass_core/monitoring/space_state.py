@@ -118,8 +118,7 @@ class SpaceState:
 
     def newest_now(self) -> datetime | None:
         """Return the newest time at which the log was read."""
-        text = self._values.get("newest_now")
-        return None if text is None else datetime.fromisoformat(text)
+        return self._instant("newest_now")
 
     def note_time(self, now: datetime) -> bool:
         """Keep `now` if it is the newest (by more than a minute); return whether it is."""
@@ -153,15 +152,26 @@ class SpaceState:
         }
         self._values["decided"] = [*known, entry][-_MAX_DECIDED:]
         if not window.n_empty:
-            horizon = self.horizon()
-            ends = [window.end] if horizon is None else [window.end, horizon]
-            self._values["horizon"] = max(ends).isoformat()
+            self._move("horizon", window.end)
+            if window.by_time:
+                self._move("late_before", window.end)
         return True
+
+    def _move(self, name: str, instant: datetime) -> None:
+        known = self._instant(name)
+        self._values[name] = (instant if known is None else max(instant, known)).isoformat()
+
+    def _instant(self, name: str) -> datetime | None:
+        text = self._values.get(name)
+        return None if text is None else datetime.fromisoformat(text)
 
     def horizon(self) -> datetime | None:
         """Return the end of the newest decided window that had a prompt."""
-        text = self._values.get("horizon")
-        return None if text is None else datetime.fromisoformat(text)
+        return self._instant("horizon")
+
+    def late_before(self) -> datetime | None:
+        """Return the same of windows of time alone: prompts that are counted are never late."""
+        return self._instant("late_before")
 
     def limits(self, cutting: Cutting) -> dict[int, int]:
         """Return the newest arrival that counts, by number of the decided windows with prompts."""

@@ -209,7 +209,7 @@ def test_decided_count_stays_and_the_next_one_goes_on(usage):
     config = usage.config(windows="count", window_size=3)
     usage.append([row(n, minutes=n) for n in range(3)])
     decide(usage, usage.windows(config))
-    usage.append([row(n, minutes=n - 10) for n in range(3, 7)])
+    assert usage.append([row(n, minutes=n - 10) for n in range(3, 7)]).n_late == 0
     found = usage.windows(config)
     assert [(w.number, w.n_prompts, w.decided, w.closed) for w in found] == [
         (0, 3, True, True),
