@@ -139,7 +139,7 @@ def _language(
         updates=_updates(language, events, records),
         event=waiting[-1].id if waiting else "",
         event_state="taken" if outbox.busy() else "pending" if waiting else "",
-        unit=newest.get("unit") or "user",
+        unit=newest.get("settings", {}).get("unit", "user"),
         n_quarantined=dict(last.get("read", {}).get("rejected", {})),
         notes=[*_failure(language, checked), *last.get("notes", ())],
         checked=checked,

@@ -177,7 +177,8 @@ class WatchedLanguage:
         accuracy: Champions in any order.
         event: Newest drift event that is not done, empty where there is none.
         event_state: ``pending``: nobody took it yet · ``taken``: an update works on it.
-        unit: What the test resamples: user, session or prompt.
+        unit: What was asked to be resampled: user, session or prompt; a window that lacks it says
+            what it used instead.
         min_shown: A cluster with fewer units is never shown by itself.
         n_clusters: Clusters of the monitoring space.
         checked: When a monitor last looked at it, empty where none did.

@@ -86,16 +86,16 @@ def timeline(language: WatchedLanguage) -> Html | None:
     key = [("band", "up to the threshold: what no change gives in a window of this size")]
     key += [(kind, kind) for kind in kinds if any(window_state(w) == kind for w in windows)]
     parts = [
-        tag("h4", "Drift score, bits"),
+        tag("h3", "Drift score, bits"),
         legend(*key),
         _score_panel(axis, windows, updates),
-        tag("h4", "Novelty: share of prompts outside every cluster"),
+        tag("h3", "Novelty: share of prompts outside every cluster"),
         legend(("novel", "window"), ("t-reference", "reference")),
         _novelty_panel(axis, windows, updates),
-        tag("h4", "Accuracy of the champion"),
+        tag("h3", "Accuracy of the champion"),
         legend(("champion", "version, on the test items of its promotion, with interval")),
         _accuracy_panel(axis, champions, updates),
-        tag("h4", "Updates"),
+        tag("h3", "Updates"),
         _update_key(updates),
         _update_lane(axis, updates),
         time_row(axis),

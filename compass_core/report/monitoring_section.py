@@ -152,7 +152,12 @@ def method_text(language: WatchedLanguage, windows: Sequence[WindowPoint]) -> st
 
 def _counted_unit(language: WatchedLanguage) -> str:
     known = any(window.n_units is not None for window in language.windows)
-    return UNIT_TEXT.get(language.unit, language.unit) if known else "prompts"
+    return _people(language) if known else "prompts"
+
+
+def _people(language: WatchedLanguage) -> str:
+    """Return who asks, in words: sessions where they are watched, else users."""
+    return "sessions" if language.unit == "session" else "users"
 
 
 def _window_table(
@@ -192,9 +197,9 @@ def _window_row(
 
 def _sizes(language: WatchedLanguage, window: WindowPoint) -> Html:
     """Return how many prompts and users the window has, how many came late, and the reference's."""
-    units = UNIT_TEXT.get(window.unit or language.unit, "users")
+    people = _people(language)
     here, there = (
-        f"{number(prompts)} of {number(count)} {units}" if count is not None else number(prompts)
+        number(prompts) + (f" by {number(count)} {people}" if count is not None else "")
         for prompts, count in (
             (window.n_prompts, window.n_units),
             (window.n_reference, window.units_reference if window.n_units is not None else None),

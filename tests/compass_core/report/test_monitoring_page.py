@@ -242,8 +242,8 @@ def test_sizes_of_window_and_reference_are_stated() -> None:
     )
     language = WatchedLanguage(language="swh_Latn", name="Swahili", champion="1", windows=[window])
     page = render_monitoring(MonitoringReport(created="", languages=[language]))
-    assert "900 of 300 users" in page
-    assert "reference: 80 of 40 users" in page
+    assert "900 by 300 users" in page
+    assert "reference: 80 by 40 users" in page
 
 
 def test_nobody_watched_says_so() -> None:
