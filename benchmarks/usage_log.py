@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import tempfile
 import time
@@ -138,8 +137,6 @@ def measure(n_records: int, repeats: int) -> None:
             f"{late / statistics.median(second['compass']):>11.2f}"
         )
     print(f"compass, file unchanged: {unchanged * 1000:.0f} ms")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"peak memory of the whole benchmark: {peak:.0f} MiB")
 
 
 def _timed(arm: Callable[[Path, Path], int], log: Path, home: Path) -> float:
