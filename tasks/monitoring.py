@@ -135,7 +135,8 @@ def _conclude(watch: Watch, window: Window, outbox: Outbox) -> dict[str, Any]:
     """Test one window, write the event of a drift, and remember what was said: in this order."""
     history = open_history(watch.language)
     earlier = history.entries()
-    others = [e for e in outbox.pending() if e.windows[-1] != window.name]
+    own = (window.space, window.name)
+    others = [e for e in outbox.pending() if (e.space, e.windows[-1]) != own]
     entry = judge(watch, window, earlier, others[-1].id if others else "")
     if entry["drift_detected"]:
         entry["event"] = outbox.put(event_of(entry, earlier)).id
