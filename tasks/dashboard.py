@@ -46,6 +46,9 @@ _LOG = logging.getLogger(__name__)
 _UPDATE_FLOW = "update-adapter"
 _PROBLEMS = (CompassError, OSError, ValueError, KeyError, TypeError)
 
+MAX_WINDOWS = 400
+"""Newest windows of a language that are shown; all of them are in its history."""
+
 RECORD_NAME = "monitor.json"
 """Record of the monitor that ended last, among the runs."""
 
@@ -117,7 +120,7 @@ def _language(
     language: str, champion: registry.RegisteredAdapter | None, records: Records
 ) -> WatchedLanguage:
     folder = usage_folder(language)
-    entries = History(folder / "history.json").entries()
+    entries = History(folder / "history.json").entries()[-MAX_WINDOWS:]
     last_file = folder / "last.json"
     last = read_json(last_file) if last_file.is_file() else {}
     checked = _time(last_file.stat().st_mtime) if last else ""
