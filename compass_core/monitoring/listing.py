@@ -81,6 +81,9 @@ class _Listing:
         else:
             start, end = from_microseconds(filling.first), from_microseconds(filling.last)
             closed = (number + 1) * self.cutting.size <= self.next_arrival
+        last = self.next_arrival - 1
+        if not self.cutting.by_time:
+            last = min(last, (number + 1) * self.cutting.size - 1)
         if entry is not None:
             start, end = (datetime.fromisoformat(entry[name]) for name in ("start", "end"))
         return {
@@ -95,7 +98,7 @@ class _Listing:
             "cutting": self.cutting.name,
             "by_time": self.cutting.by_time,
             "number": number,
-            "last_arrival": self.next_arrival - 1 if entry is None else entry["last_arrival"],
+            "last_arrival": last if entry is None else entry["last_arrival"],
         }
 
     def _gaps(self, full: list[int]) -> Iterator[dict[str, Any]]:

@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 
 from compass_core.errors import InputError
 from compass_core.forgotten import Forgotten
-from compass_core.storage import read_json
+from compass_core.storage import read_json, write_array, write_table
 from flows.cli import app
+from tasks import registry
 from tasks.forgetting import apply_forget, plan_forget
-from tasks.lineage import lineage_of
+from tasks.lineage import LINEAGE_TAG, lineage_of, write_lineage
 from tasks.monitoring import open_log
 from tasks.pools import open_pool
 from tasks.promotion import configure_tracking
@@ -84,8 +85,6 @@ def selected_row(home):
 
 
 def champion():
-    from tasks import registry
-
     return next(s.champion for s in registry.list_serving() if s.language == SWAHILI)
 
 
@@ -132,6 +131,39 @@ def test_what_serves_survives_a_cleaning_after_something_was_forgotten(copied_ho
     apply_clean(plan_clean(0))
     pool = open_pool(lineage_of(champion()).refs["pool"])
     assert len(pool.vectors) == pool.n_rows
+
+
+def test_buffers_of_an_updated_adapter_lose_the_row_and_stay_aligned(copied_home):
+    row = selected_row(copied_home)
+    adapter, store = champion(), open_store()
+    lineage = lineage_of(adapter)
+    rows = pq.read_table(store.folder(lineage.refs["sample"]) / "rows.parquet")
+    made = {}
+    for kind in ("history", "replay"):
+        with store.build(kind, "made", {"language": SWAHILI}) as draft:
+            write_table(draft.folder / "rows.parquet", rows)
+            write_array(draft.folder / "cluster_ids.npy", np.arange(rows.num_rows))
+            draft.rows = rows.num_rows
+        made[kind] = store.put(kind, "made", draft)
+    grown = write_lineage(
+        language=SWAHILI,
+        embedded_by=lineage.embedded_by,
+        refs=dict(lineage.refs) | made,
+        slices=list(lineage.slices.items()),
+        facts={"event": "e"},
+    )
+    registry.set_version_tags(adapter.name, adapter.version, {LINEAGE_TAG: grown.fingerprint})
+    forget(row["id"], "--yes")
+    repaired = lineage_of(champion())
+    assert repaired.facts == {"event": "e"}
+    ids = rows["id"].to_pylist()
+    for kind in ("history", "replay"):
+        ref = repaired.refs[kind]
+        folder = store.folder(ref)
+        kept = pq.read_table(folder / "rows.parquet")["id"].to_pylist()
+        assert [ids[n] for n in np.load(folder / "cluster_ids.npy")] == kept
+        assert ref.rows == len(kept) == len(ids) - 1
+    assert holders(copied_home, row["id"]) == []
 
 
 @pytest.mark.slow
