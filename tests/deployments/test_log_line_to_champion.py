@@ -87,14 +87,16 @@ def test_a_log_line_becomes_a_new_champion_or_a_stated_refusal(server, worker, c
 
     outbox = Outbox(Path(server.env["COMPASS_HOME"]) / "usage" / LANGUAGE / "events")
     (event,) = outbox.all()
+    sys.stdout.write(f"outbox: {event.state}, {event.outcome['status']}, ")
+    sys.stdout.write(f"version {event.outcome['version']}\n")
+    sys.stdout.write("".join(f"  {reason}\n" for reason in event.outcome["reasons"]))
     assert run["parameters"]["language"] == LANGUAGE
     assert run["parameters"]["event"] == event.id
     assert event.state == "done"
     assert event.outcome["status"] in ("promoted", "refused")
     assert event.outcome["reasons"]
-    sys.stdout.write(f"outbox: {event.outcome['status']}: {event.outcome['reasons']}\n")
     runs = Path(server.env["COMPASS_HOME"]) / "runs"
-    assert event.id in (runs / "monitoring.html").read_text(encoding="utf-8")
+    assert event.id in (runs / "monitoring.json").read_text(encoding="utf-8")
 
     again = server.wait_for_end(server.run_deployment(MONITOR))
     outcome = read_json(runs / "monitor.json")["languages"][LANGUAGE]
