@@ -1,12 +1,12 @@
 """Drift events on disk: nothing lost, nothing done twice, whatever is killed."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import textwrap
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +14,7 @@ from compass_core.errors import DataError, StoreError
 from compass_core.monitoring.outbox import DriftEvent, Outbox
 
 NOW = datetime(2026, 11, 20, 6, tzinfo=UTC)
-ROOT = os.getcwd()
+ROOT = Path(__file__).parents[3]
 
 
 def event(**changes):
@@ -40,6 +40,7 @@ def run_and_kill(outbox, body):
     script = f"""
 import os, signal, sys
 from datetime import UTC, datetime
+from pathlib import Path
 from pathlib import Path
 from compass_core.monitoring.outbox import Outbox
 NOW = datetime(2026, 11, 20, 6, tzinfo=UTC)
