@@ -9,6 +9,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.transactions import CommitMode, transaction
 
 from compass_core.config import ContinualStudyConfig
 from flows.continual_dag import Cell, StreamShared
@@ -27,7 +28,10 @@ def continual_cell(
     language: str, seed: int, config: ContinualStudyConfig, shared: StreamShared
 ) -> dict[str, Any]:
     """Run every arm over one sequence of shifts; nothing is registered."""
-    return Cell(language, seed, config, shared).run()
+    # Arms share stages. Inside a task a stage keeps its lock until that task ends, unless it
+    # commits by itself.
+    with transaction(commit_mode=CommitMode.EAGER):
+        return Cell(language, seed, config, shared).run()
 
 
 @flow(name="continual-study")

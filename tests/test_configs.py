@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from compass_core.config import AdaptConfig, FilesData, StudyConfig
+from compass_core.config import AdaptConfig, ContinualStudyConfig, FilesData, StudyConfig
 from compass_core.config_files import dump_config, load_config
 from compass_core.languages import alpha2
 from compass_core.reading import check_overlap, read_corpus
@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 PAPER = ("llama31-8b.yaml", "phi4-mini.yaml", "qwen25-7b.yaml")
 LOCAL = ("exams.yaml", "sib200.yaml")
+SCHEMAS = {"starter-study.yaml": StudyConfig, "starter-continual.yaml": ContinualStudyConfig}
 DATA = Path(os.environ.get("COMPASS_TEST_DATA", ROOT.parent / "shared" / "data"))
 
 
@@ -24,7 +25,7 @@ def _test_data(monkeypatch):
 
 
 def load(path):
-    return load_config(path, (), StudyConfig if "study" in path.name else AdaptConfig)
+    return load_config(path, (), SCHEMAS.get(path.name, AdaptConfig))
 
 
 def test_there_are_configurations():
