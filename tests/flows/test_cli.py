@@ -58,6 +58,8 @@ def test_status_is_a_table_for_people_and_json_for_programs(compass, finished_ru
     assert set(rows) == set(GOOD)
     promoted = finished_run.record["languages"][GOOD[0]]["verdict"]["promote"]
     assert (rows[GOOD[0]]["champion"] is not None) == promoted
+    usage = rows[GOOD[0]]["drift"], rows[GOOD[0]]["last_window"]
+    assert usage == ("no-window" if promoted else "no-champion", "")
 
 
 def test_generate_answers_with_a_registered_adapter(compass, finished_run):
