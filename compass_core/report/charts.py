@@ -295,4 +295,6 @@ def _frame(across: Scale, up: Scale, x_label: str, *, whole: bool = False) -> Ht
 
 
 def _tick(value: float) -> str:
-    return number(round(value, 10)) if float(round(value, 10)).is_integer() else f"{value:.3g}"
+    known = round(value, 10)
+    text = number(known) if float(known).is_integer() else f"{value:.3g}"
+    return text.replace("-", "−")

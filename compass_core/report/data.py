@@ -323,16 +323,6 @@ def _names(report: RunReport) -> list[str]:
     return [language.name for language in report.languages]
 
 
-def _language_names(report: RunReport) -> list[str]:
-    """Return the languages of a run; those of a continual study have no report of their own."""
-    from compass_core.report.parts import source_name
-
-    names = [language.name for language in report.languages]
-    if report.continual is None:
-        return names
-    return list(dict.fromkeys([*map(source_name, report.continual.languages), *names]))
-
-
 def to_json(report: RunReport) -> str:
     """Return `report` as JSON; what was not measured becomes null."""
     return dump(report, REPORT_VERSION)
