@@ -195,8 +195,10 @@ def fisher_diagonal(
             a gradient that is not finite.
     """
     assert examples, "Fisher information needs an example"
+    # Apple's devices have no float64: there the sums are kept on the CPU.
+    device = "cpu" if model.device.type == "mps" else model.device
     sums = {
-        name: torch.zeros_like(weight, dtype=torch.float64)
+        name: torch.zeros(weight.shape, dtype=torch.float64, device=device)
         for name, weight in adapter_parameters(model).items()
     }
     vocab_size = int(causal_model(model).config.get_text_config().vocab_size)
@@ -289,12 +291,16 @@ class _Recorder:
         rows = max(1, MAX_GRADIENTS // self.sums[name].numel())
         for g, x in zip(torch.split(gradient, rows), torch.split(inputs, rows), strict=True):
             per_example = torch.bmm(g.transpose(1, 2), x)
-            self.sums[name] += per_example.square_().sum(0)
+            self._add(name, per_example.square_().sum(0))
 
     def add_scaling(self, name: str, gradient: torch.Tensor, inputs: torch.Tensor) -> None:
         """Add the gradient of a factor per output: Σ_t gradient (B, T, O) · inputs (B, T, O)."""
         self._check(name, gradient)
-        self.sums[name] += (gradient * inputs).sum(1).square_().sum(0)
+        self._add(name, (gradient * inputs).sum(1).square_().sum(0))
+
+    def _add(self, name: str, squares: torch.Tensor) -> None:
+        total = self.sums[name]
+        total += squares.to(total.device)
 
     def _check(self, name: str, gradient: torch.Tensor) -> None:
         if gradient.dim() == 3 and len(gradient) == self.n_rows and name not in self.seen:

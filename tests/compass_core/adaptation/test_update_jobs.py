@@ -201,9 +201,9 @@ def test_one_step_s_gradient_is_that_of_equation_6(tiny_base, pairs, start, term
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1e9)
     detach_adapter(model)
     second = result.history[1]
-    assert second["loss_task"] == pytest.approx(float(task), rel=1e-5)
-    assert second["loss_replay"] == pytest.approx(float(replay), rel=1e-5)
-    assert second["loss_ewc"] == pytest.approx(float(sum(parts)), rel=1e-4)
+    assert second["loss_task"] == pytest.approx(task.item(), rel=1e-5)
+    assert second["loss_replay"] == pytest.approx(replay.item(), rel=1e-5)
+    assert second["loss_ewc"] == pytest.approx(sum(parts).item(), rel=1e-4)
     assert second["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
 
 
