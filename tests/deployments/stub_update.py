@@ -1,5 +1,10 @@
-"""A flow with the signature of `update-adapter` that takes the event and finishes it at once."""
+"""A flow with the signature of `update-adapter` that takes the event and finishes it at once.
 
+In the project `dies-once` the first attempt is killed with SIGKILL while it holds the event.
+"""
+
+import os
+import signal
 from datetime import UTC, datetime
 
 from prefect import flow
@@ -15,5 +20,7 @@ def update_adapter(config: AdaptConfig, language: str, event: str = "") -> str:
     with outbox.take(event, now=datetime.now(UTC)) as taken:
         if taken is None:
             return "done already"
+        if config.project == "dies-once" and len(taken.attempts) == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
         outbox.finish(event, {"status": "refused", "reasons": ["a stub decides nothing"]})
     return "done"

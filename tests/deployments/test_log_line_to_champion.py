@@ -54,7 +54,7 @@ def trace(server, runs):
     rows = []
     for name, run in runs.items():
         for state in server.states(run["id"]):
-            told = (state["message"] or "").split("\n")[0][:150]
+            told = (state["message"] or "").split(". ")[0][:100]
             rows.append((state["timestamp"], f"{name:<16}{state['name']:<12}{told}"))
     for event in server.events("compass.drift"):
         told = f"{event['resource']['prefect.resource.id']} p={event['payload']['p_value']:.4g}"
@@ -62,7 +62,8 @@ def trace(server, runs):
     for event in server.events("prefect.automation.triggered"):
         name = event["resource"].get("prefect.resource.name", "")
         rows.append((event["occurred"], f"{'automation':<16}triggered {name}"))
-    return "".join(f"{time[11:19]}  {text}\n" for time, text in sorted(rows))
+    start = min(time for time, text in rows if text.startswith("monitor-drift"))
+    return "".join(f"{time[11:19]}  {text}\n" for time, text in sorted(rows) if time >= start)
 
 
 def test_a_log_line_becomes_a_new_champion_or_a_stated_refusal(server, worker, compass, folder):
