@@ -15,9 +15,10 @@ from compass_core.errors import DataError
 from compass_core.languages import canonical_language, language_name
 from flows.update_dag import RETRAINED, UPDATED, Update
 from tasks.baseline import Baseline, open_baseline
+from tasks.dashboard import write_dashboard
 from tasks.events import open_outbox
 from tasks.ingestion import check_sources
-from tasks.monitoring import decided_samples, refresh_dashboard
+from tasks.monitoring import decided_samples
 from tasks.promotion import find_champion
 from tasks.reporting import start_run
 from tasks.update_records import EVENT_TAG, finish_update
@@ -41,7 +42,7 @@ def update_adapter(config: AdaptConfig, language: str, event: str = "") -> State
     if not event:
         with outbox.exclusive():
             outcome = _update(config, code, "")
-        refresh_dashboard()
+        write_dashboard()
         return Completed(message=_told(code, outcome), data=outcome["status"])
     with outbox.take(event, now=datetime.now(UTC)) as taken:
         if taken is None:
@@ -49,7 +50,7 @@ def update_adapter(config: AdaptConfig, language: str, event: str = "") -> State
             return Completed(name=ALREADY_DONE, message=message)
         outcome = _update(config, code, event)
         outbox.finish(event, _kept(outcome))
-    refresh_dashboard()
+    write_dashboard()
     return Completed(message=_told(code, outcome), data=outcome["status"])
 
 

@@ -31,14 +31,13 @@ from compass_core.monitoring.reports import AppendReport
 from compass_core.monitoring.windows import Window, make_sample
 from compass_core.storage import file_lock, write_json
 from tasks.baseline import Baseline, open_baseline
-from tasks.dashboard import write_dashboard as refresh_dashboard
 from tasks.drift_windows import Watch, event_of, judge
 from tasks.events import open_outbox, send_event, server_address
 from tasks.monitoring_report import LAST_NAME, open_history
 from tasks.progress import beat
 from tasks.settings import compass_home, usage_folder
 
-__all__ = ["append_usage", "decided_samples", "monitor_language", "refresh_dashboard"]
+__all__ = ["append_usage", "decided_samples", "monitor_language"]
 
 _LOG = logging.getLogger(__name__)
 WAIT_SECONDS = 5.0
