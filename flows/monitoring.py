@@ -14,7 +14,7 @@ from rich.table import Table
 from compass_core.config import AdaptConfig
 from compass_core.config_files import load_config
 from flows.running import exit_code
-from flows.terminal import ERR, OUT, follow
+from flows.terminal import ERR, OUT, follow, keep_run_logs_out
 
 _STEPS = 2
 """Steps of a language: reading, deciding."""
@@ -38,6 +38,7 @@ def run_monitor(path: Path, overrides: Sequence[str], *, as_json: bool) -> int:
     before = read_last()
     try:
         if as_json:
+            keep_run_logs_out()
             state = monitor_drift(config, return_state=True)
         else:
             with follow(config.languages, _STEPS):

@@ -31,7 +31,7 @@ def follow(languages: tuple[str, ...], n_steps: int) -> Iterator[None]:
         n_steps: Steps of one language, over all its seeds.
     """
     if not os.environ.get("COMPASS_DEBUG"):
-        _keep_run_logs_out()
+        keep_run_logs_out()
     if sys.stdout.isatty():
         with _bars(languages, n_steps):
             yield
@@ -40,7 +40,7 @@ def follow(languages: tuple[str, ...], n_steps: int) -> Iterator[None]:
             yield
 
 
-def _keep_run_logs_out() -> None:
+def keep_run_logs_out() -> None:
     """Leave the logs of runs to the Prefect interface; failures are said once, by ourselves."""
     for name in _RUN_LOGGERS:
         logging.getLogger(name).propagate = False
