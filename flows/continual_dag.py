@@ -262,6 +262,7 @@ class Cell:
             replay,
             language=self.language,
             history=known,
+            space=self["cluster"],
             share=self.config.update.replay_share,
             most=self.config.update.max_replay_examples,
             seed=stage_seed(self.seed, stage),

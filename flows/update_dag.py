@@ -337,6 +337,7 @@ class Update:
             replay,
             language=self.language,
             history=self["history"],
+            space=self["space"],
             share=self.config.update.replay_share,
             most=self.config.update.max_replay_examples,
             seed=self.config.seed,

@@ -6,9 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from compass_core.adaptation.replay import draw_replay
+from compass_core.adaptation.replay import ReplayBuffer
 from compass_core.adaptation.update_jobs import fisher_job, update_job
 from compass_core.config import (
     BaseConfig,
@@ -21,17 +19,13 @@ from compass_core.config import (
 from compass_core.errors import ConfigError
 from compass_core.evaluation.retention import decide_update
 from compass_core.records import ArtifactRef
-from compass_core.seeding import derive_rng
-from compass_core.selection.drawing import example_keys
-from compass_core.selection.gap import js_divergence
+from compass_core.seeding import derive_seed
 from compass_core.storage import (
     Draft,
     fingerprint,
     read_array,
     read_table,
-    write_array,
     write_json,
-    write_table,
 )
 from tasks.caching import ModelRef, key_value, stage
 from tasks.compute import run_job
@@ -114,35 +108,32 @@ def fisher_settings(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-@stage("replay", 1)
+@stage("replay", 2)
 def replay(
-    draft: Draft, language: str, history: ArtifactRef, share: float, most: int, seed: int
+    draft: Draft,
+    language: str,
+    history: ArtifactRef,
+    space: ArtifactRef,
+    share: float,
+    most: int,
+    seed: int,
 ) -> None:
-    """Draw the replay buffer from everything trained so far: ``rows.parquet``, ``replay.json``."""
-    folder = open_store().folder(history)
-    rows, ids = read_table(folder / ROWS), read_array(folder / IDS)
-    chosen = draw_replay(
-        ids,
-        example_keys(rows["id"].to_pylist()),
-        share,
-        most,
-        derive_rng(seed, "replay", language),
+    """Draw the replay buffer from everything trained so far, in its mix of clusters."""
+    store = open_store()
+    folder = store.folder(history)
+    buffer = ReplayBuffer.draw(
+        read_table(folder / ROWS),
+        read_array(folder / IDS),
+        len(read_array(store.folder(space) / "radii.npy")),
+        share=share,
+        max_examples=most,
+        seed=derive_seed(seed, "replay", language),
+        space=space.sha256,
+        sources=[history.sha256],
     )
-    draft.rows = len(chosen)
-    draft.provenance |= {"language": language, "n_history": rows.num_rows}
-    write_table(draft.folder / ROWS, rows.take(chosen))
-    write_array(draft.folder / IDS, ids[chosen])
-    before = np.bincount(ids)
-    after = np.bincount(ids[chosen], minlength=len(before))
-    facts = {
-        "n_history": rows.num_rows,
-        "n_examples": len(chosen),
-        "history": before.tolist(),
-        "buffer": after.tolist(),
-        "js_to_history": js_divergence(after, before) if len(chosen) else None,
-        "seed": seed,
-    }
-    write_json(draft.folder / "replay.json", facts)
+    draft.rows = len(buffer)
+    draft.provenance |= {"language": language, "n_history": history.rows}
+    buffer.save(draft.folder)
 
 
 @stage("update-train", 1, libraries=_LIBRARIES)

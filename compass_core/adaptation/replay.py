@@ -8,8 +8,8 @@ first. NumPy and Arrow only.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -155,80 +155,6 @@ class ReplayBuffer:
         ids = np.asarray(cluster_ids)[chosen].astype(np.int32)
         return cls(kept, ids, history, space, seed, tuple(sources))
 
-    def merge(
-        self,
-        rows: pa.Table,
-        cluster_ids: Ids,
-        *,
-        share: float,
-        max_examples: int,
-        seed: int,
-        sources: Sequence[str] = (),
-    ) -> ReplayBuffer:
-        """Return the buffer after `rows` were trained on too, without needing older rows again.
-
-        The old buffer stands for the old history: a cluster's places go to old and new rows in
-        proportion to the examples each stands for, so old and new keep their share however often
-        this is repeated. Where one side has too few rows the other fills its places.
-
-        Args:
-            rows: (N) examples trained on since, of ``EXAMPLE_SCHEMA``.
-            cluster_ids: (N,) cluster of each, of the same clusters as this buffer's.
-            share: Of everything trained on, in [0, 1].
-            max_examples: Bound of the buffer.
-            seed: Of the draw.
-            sources: What the rows are.
-
-        Raises:
-            DataError: ids that do not fit rows or clusters.
-        """
-        n_clusters = len(self.history)
-        stands_for = np.stack([self.history, count_clusters(cluster_ids, n_clusters)])
-        have = np.stack([count_clusters(self.cluster_ids, n_clusters), stands_for[1]])
-        size = replay_size(int(stands_for.sum()), share, max_examples)
-        quotas = _merged_quotas(stands_for, have, min(size, int(have.sum())))
-        pooled = pa.concat_tables([self.rows, rows.select(EXAMPLE_SCHEMA.names)])
-        ids = np.concatenate([self.cluster_ids, cluster_ids]).astype(np.int32)
-        is_new = np.repeat([0, 1], [len(self), rows.num_rows])
-        priorities = random_priorities(
-            example_keys(pooled["id"].to_pylist()), derive_rng(seed, "replay")
-        )
-        chosen = _draw_strata(is_new * n_clusters + ids, priorities, quotas.reshape(-1))
-        return replace(
-            self,
-            rows=pooled.take(chosen),
-            cluster_ids=ids[chosen],
-            history=stands_for.sum(0),
-            seed=seed,
-            sources=(*self.sources, *sources),
-        )
-
-    def in_space(self, cluster_ids: Ids, n_clusters: int, space: str) -> ReplayBuffer:
-        """Return the same rows in other clusters; their history is estimated from the buffer.
-
-        An empty buffer tells nothing about its history, which is then empty too.
-
-        Args:
-            cluster_ids: (n,) new cluster of each row of the buffer.
-            n_clusters: Number of the new clusters.
-            space: Identity of the new clusters.
-        """
-        counts = count_clusters(cluster_ids, n_clusters)
-        n_history = int(self.history.sum()) if len(self) else 0
-        history = round_to_counts(
-            n_history * counts / max(1, len(self)), np.full(n_clusters, n_history), n_history
-        )
-        ids = np.asarray(cluster_ids, dtype=np.int32)
-        return replace(self, cluster_ids=ids, history=history, space=space)
-
-    def without(self, ids: Iterable[str]) -> ReplayBuffer:
-        """Return the buffer without the rows of these ids, which must never be trained on again."""
-        gone = set(ids)
-        kept = np.array([row not in gone for row in self.rows["id"].to_pylist()], dtype=bool)
-        return replace(
-            self, rows=self.rows.filter(pa.array(kept)), cluster_ids=self.cluster_ids[kept]
-        )
-
     def facts(self) -> dict[str, Any]:
         """Return what the buffer is and how close it is to the history, as JSON values.
 
@@ -274,21 +200,3 @@ class ReplayBuffer:
             raise StoreError(
                 f"The replay buffer in {folder} cannot be read: {error}. Draw it again."
             ) from error
-
-
-def _merged_quotas(stands_for: Counts, have: Counts, size: int) -> Counts:
-    """Return (2, K) places for old and new rows of each cluster.
-
-    Args:
-        stands_for: (2, K) examples of the history that old and new rows stand for.
-        have: (2, K) rows there are.
-        size: Places, at most as many as rows.
-    """
-    total = stands_for.sum(0)
-    per_cluster = round_to_counts(size * total / max(1, total.sum()), have.sum(0), size)
-    quotas = np.zeros_like(have)
-    for cluster, places in enumerate(per_cluster):
-        if places:
-            ideal = places * stands_for[:, cluster] / total[cluster]
-            quotas[:, cluster] = round_to_counts(ideal, have[:, cluster], int(places))
-    return quotas

@@ -1,5 +1,4 @@
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -156,72 +155,9 @@ def test_damaged_buffer_is_refused_with_advice(tmp_path, damage):
         ReplayBuffer.load(tmp_path)
 
 
-def test_merging_keeps_the_mix_of_everything_trained_so_far():
-    buffer = draw([600, 300, 100])
-    rows, ids = history([0, 100, 400], "new")
-    merged = buffer.merge(rows, ids, share=0.1, max_examples=1_000, seed=1, sources=("second",))
-    facts = merged.facts()
-    assert facts["history"] == [600, 400, 500]
-    assert facts["buffer"] == [60, 40, 50]
-    old = [not name.startswith("new") for name in merged.rows["id"].to_pylist()]
-    # Old and new rows of a cluster keep the proportion of what they stand for.
-    assert np.bincount(merged.cluster_ids[old], minlength=3).tolist() == [60, 30, 10]
-    assert merged.sources == ("second",)
-
-
-def test_a_bounded_buffer_keeps_old_and_new_in_proportion_over_many_updates():
-    buffer = draw([400, 400], "stage0-", share=0.05, max_examples=40)
-    for stage in range(1, 6):
-        rows, ids = history([400, 400], f"stage{stage}-")
-        buffer = buffer.merge(rows, ids, share=0.05, max_examples=40, seed=stage)
-        assert len(buffer) == 40
-        assert buffer.facts()["buffer"] == [20, 20]
-    stages = [int(name[5]) for name in buffer.rows["id"].to_pylist()]
-    counts = np.bincount(stages, minlength=6)
-    # 40 places for six equal stages: 6 or 7 each, up to what rounding took at every merge.
-    assert counts.min() >= 3
-    assert counts.max() <= 11
-
-
-def test_merging_does_not_depend_on_the_order_of_new_rows():
-    rows, ids = history([50, 70], "new")
-    order = np.random.default_rng(3).permutation(len(ids))
-    options = {"share": 0.2, "max_examples": 100, "seed": 5}
-    plain = draw([60, 60]).merge(rows, ids, **options)
-    mixed = draw([60, 60]).merge(rows.take(pa.array(order)), ids[order], **options)
-    assert plain.rows.equals(mixed.rows)
-    assert plain.cluster_ids.tolist() == mixed.cluster_ids.tolist()
-
-
-def test_a_cluster_with_too_few_rows_leaves_its_places_to_the_others():
-    buffer = draw([900, 100], share=0.01)
-    rows, ids = history([0, 10], "new")
-    merged = buffer.merge(rows, ids, share=0.02, max_examples=1_000, seed=1)
-    # 21 places wanted; the old buffer has 9 + 1 rows left to give and the new rows are 10.
-    assert len(merged) == 20
-    assert merged.facts()["buffer"] == [9, 11]
-
-
-def test_buffer_moves_to_other_clusters_with_its_history_estimated():
-    buffer = draw([60, 40])
-    moved = buffer.in_space(1 - buffer.cluster_ids, 3, "other")
-    assert moved.facts()["history"] == [40, 60, 0]
-    assert moved.space == "other"
-    assert moved.rows.equals(buffer.rows)
-
-
-def test_forgotten_records_leave_the_buffer():
-    buffer = draw([60, 40])
-    gone = buffer.rows["id"].to_pylist()[:3]
-    left = buffer.without(gone)
-    assert not set(gone) & set(left.rows["id"].to_pylist())
-    assert len(left) == len(left.cluster_ids) == len(buffer) - 3
-
-
 def test_an_empty_buffer_is_a_buffer_too(tmp_path):
     buffer = draw([60, 40], share=0.0)
     buffer.save(tmp_path)
     again = ReplayBuffer.load(tmp_path)
     assert len(again) == 0
     assert again.facts()["js_to_history"] is None
-    assert again.in_space(again.cluster_ids, 2, "other").facts()["n_history"] == 0
