@@ -1,6 +1,7 @@
 """The drift test on simulated usage: false alarms, power, false drifts in a year, cost.
 
-    python benchmarks/drift.py [--windows 2000] [--power-windows 500] [--years 300] [--seed 0]
+    python benchmarks/drift.py [--windows 2000] [--user-windows 1000] [--power-windows 500]
+                               [--years 300] [--seed 0]
                                [--only cost,prompts,power,years,users]
 
 Every window comes with a reference of its own (10,000 prompts, K = 100 clusters, about 5 % of the
@@ -341,6 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run what `--only` names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--windows", type=int, default=2_000)
+    parser.add_argument("--user-windows", type=int, default=1_000)
     parser.add_argument("--power-windows", type=int, default=500)
     parser.add_argument("--years", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
@@ -349,7 +351,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parts: dict[str, Callable[[], None]] = {
         "cost": lambda: cost(options.seed),
         "prompts": lambda: false_alarms_of_prompts(options.windows, options.seed),
-        "users": lambda: false_alarms_of_users(options.windows, options.seed),
+        "users": lambda: false_alarms_of_users(options.user_windows, options.seed),
         "power": lambda: power(options.power_windows, options.seed),
         "years": lambda: years(options.years, options.seed),
     }
