@@ -26,7 +26,7 @@ from compass_core.report.data import (
 )
 from compass_core.report.markup import duration
 
-_WIDTH = 104
+_WIDTH, _WIDE = 104, 124
 _NOTE_WIDTH = 88
 _ARM_TITLES = {"compass": "COMPASS"}
 _GROUPS = {"  missing topics": "missing", "  covered topics": "covered"}
@@ -226,7 +226,7 @@ def continual_blocks(report: ContinualReport) -> list[str]:
         for claim in report.claims
     ]
     notes = [fill(note, _NOTE_WIDTH) for note in report.notes]
-    return [_rendered(table), "\n".join(claims), "\n".join(notes)]
+    return [_rendered(table, _WIDE), "\n".join(claims), "\n".join(notes)]
 
 
 def _problems(report: RunReport) -> str:
@@ -265,8 +265,8 @@ def _p_value(value: float | None) -> str:
     return "<.001" if value < 0.001 else f"{value:.3f}".lstrip("0")
 
 
-def _rendered(table: Table) -> str:
-    console = Console(file=io.StringIO(), width=_WIDTH, color_system=None, legacy_windows=False)
+def _rendered(table: Table, width: int = _WIDTH) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
     console.print(table)
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()

@@ -280,6 +280,7 @@ def describe_differences(grid: Grid, level: float) -> list[str]:
     if not grid.languages or ECDA not in grid.arms:
         return []
     n = len(grid.languages)
+    over = f"{n} language{'s' if n != 1 else ''}"
     told = []
     for arm in grid.arms:
         if arm == ECDA:
@@ -293,5 +294,5 @@ def describe_differences(grid: Grid, level: float) -> list[str]:
             parts.append(
                 f"{name} {100 * float(values.mean()):+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
             )
-        told.append(f"ECDA minus {arm}, points: {', '.join(parts)}; {n} languages.")
+        told.append(f"ECDA minus {arm}, points: {', '.join(parts)}; {over}.")
     return told
