@@ -24,7 +24,7 @@ def adapt_one(language: str, config: AdaptConfig, shared: Shared) -> dict[str, A
     return outcome
 
 
-@flow(name="adapt-languages")
+@flow(name="adapt-languages", flow_run_name="adapt-{config.project}")
 def adapt_languages(config: AdaptConfig) -> State[Any]:
     """Select data, train an adapter and promote it if it is better, for every language.
 

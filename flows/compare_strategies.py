@@ -23,7 +23,7 @@ def study_cell(language: str, seed: int, config: StudyConfig, shared: Shared) ->
     return adapt(language, study_recipe(config, seed), shared, promote=False)
 
 
-@flow(name="compare-strategies")
+@flow(name="compare-strategies", flow_run_name="study-{config.project}")
 def compare_strategies(config: StudyConfig) -> State[Any]:
     """Compare selection strategies; re-running continues where it stopped."""
     run = start_run("compare-strategies", config)

@@ -34,7 +34,7 @@ def continual_cell(
         return Cell(language, seed, config, shared).run()
 
 
-@flow(name="continual-study")
+@flow(name="continual-study", flow_run_name="continual-{config.project}")
 def continual_study(config: ContinualStudyConfig) -> State[Any]:
     """Compare ways of updating an adapter over shifts of usage; re-running continues."""
     run = start_run("continual-study", config)

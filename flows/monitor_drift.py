@@ -24,7 +24,7 @@ def monitor_one(language: str, config: AdaptConfig, base_folder: str) -> dict[st
     return monitor_language(language, config, base_folder)
 
 
-@flow(name="monitor-drift")
+@flow(name="monitor-drift", flow_run_name="monitor-{config.project}")
 def monitor_drift(config: AdaptConfig) -> State[Any]:
     """Read the usage log, decide on every window that has closed, and announce drifts.
 

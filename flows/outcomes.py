@@ -43,7 +43,8 @@ def run_state(record: Mapping[str, Any]) -> State[Any]:
     failed = failed_languages(record)
     n_languages = len(record["languages"])
     if not failed:
-        return Completed(message=f"{n_languages} languages done", data=record["run_id"])
+        done = "1 language" if n_languages == 1 else f"{n_languages} languages"
+        return Completed(message=f"{done} done", data=record["run_id"])
     reasons = "; ".join(f"{code}: {error}" for code, error in failed.items())
     message = f"{len(failed)} of {n_languages} languages failed: {named(list(failed))}. {reasons}"
     if len(failed) == n_languages:

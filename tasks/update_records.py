@@ -159,7 +159,7 @@ def update_markdown(language: str, outcome: Mapping[str, Any]) -> str:
     """Return the page of an update in the Prefect interface."""
     name = f"{language_name(language)} ({language})"
     rows = [f"| {name} | {text} |" for name, text in _facts(outcome)]
-    table = ["| | |", "|---|---|", *rows] if rows else []
+    table = ["| Test items | Champion to challenger |", "|---|---|", *rows] if rows else []
     reasons = [f"- {reason}" for reason in _reasons(outcome)]
     return "\n".join([f"# {name}: {outcome['status']}", "", *reasons, "", *table, ""])
 

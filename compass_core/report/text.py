@@ -13,6 +13,9 @@ from compass_core.report.plots import arm_label, arm_order
 MAX_ROWS = 15
 """Rows of one Markdown table; an artifact is for a glance, the page has the rest."""
 
+_WORDS = ("Arm", "Cluster", "Figure", "From", "Meaning")
+"""Columns of words; all others hold numbers."""
+
 _SPECIAL = "\\`*_{}[]<>#|~!&"
 
 
@@ -130,12 +133,13 @@ def _with_interval(value: float | None, low: float | None, high: float | None) -
 def _titled(
     language: LanguageReport, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> str:
-    """Return a heading and a bounded Markdown table, numbers to the right."""
+    """Return a heading and a bounded Markdown table, words to the left, numbers to the right."""
     lines = [f"## {markdown_text(language.name)}: {title}", ""]
     if not rows:
         return "\n".join([*lines, "Nothing to show.", ""])
     lines.append(f"| {' | '.join(header)} |")
-    lines.append(f"|{'|'.join([':--', *['--:'] * (len(header) - 1)])}|")
+    words = [name in _WORDS for name in header]
+    lines.append(f"|{'|'.join(':--' if left else '--:' for left in words)}|")
     lines += [f"| {' | '.join(row)} |" for row in rows[:MAX_ROWS]]
     if len(rows) > MAX_ROWS:
         lines += ["", f"… and {len(rows) - MAX_ROWS} more in the report."]
