@@ -116,7 +116,9 @@ def test_drift_is_seen_in_time_and_the_control_stays_quiet(folder, tmp_path):
     assert written[0]["windows"][3]["p"] <= 0.01
 
 
-def test_encoder_sees_no_translation_of_the_case_and_clusters_no_row_of_its_language(folder, tmp_path, monkeypatch):
+def test_encoder_sees_no_translation_of_the_case_and_clusters_no_row_of_its_language(
+    folder, tmp_path, monkeypatch
+):
     seen = {}
     fit_encoder, sample_rows = scenarios_drift.fit_ngram_encoder, scenarios_drift.sample_rows
 
