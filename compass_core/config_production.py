@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from compass_core.config_base import Config
 
@@ -111,6 +112,18 @@ class DriftConfig(Config):
     min_effect: NonNegativeFloat = 0.0
     """Smallest drift score (bits, beyond what no change would give) that can be an alarm: very
     large windows make every triviality significant."""
+
+    @model_validator(mode="after")
+    def _level_within_reach(self) -> Self:
+        if self.over_time == "spending":
+            needed = math.ceil(2 * self.checks_per_year / self.alpha)
+            if self.max_permutations < needed - 1:
+                raise ValueError(
+                    f"over_time=spending tests at {self.alpha / self.checks_per_year:.2g}, which "
+                    f"max_permutations={self.max_permutations} cannot reach: set it to "
+                    f"{needed - 1} or more, or fewer checks_per_year"
+                )
+        return self
 
 
 class MonitoringConfig(Config):

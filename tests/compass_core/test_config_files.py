@@ -280,3 +280,10 @@ def test_the_place_of_a_usage_log_starts_from_the_file_and_is_never_a_hub_id(wri
     assert log.database == str(tmp_path / "usage.duckdb")
     remote = ["monitoring.log.database_type=postgres", "monitoring.log.database=host=db user=me"]
     assert load_config(path, remote).monitoring.log.database == "host=db user=me"
+
+
+def test_a_level_that_no_permutation_can_reach_is_refused(write):
+    path = write("languages: [sw]\nmonitoring: {drift: {over_time: spending}}\n")
+    assert "set it to 72999 or more" in refusal(path)
+    config = load_config(path, ["monitoring.drift.max_permutations=72999"])
+    assert config.monitoring.drift.over_time == "spending"

@@ -13,7 +13,7 @@ from compass_core.monitoring.decisions import Check, decide_drift
 START = datetime(2026, 3, 1, tzinfo=UTC)
 LETTERS = {"a": "alarm", "s": "stable", "i": "insufficient"}
 DEFAULT = DriftConfig()
-SPENDING = DriftConfig(over_time="spending")
+SPENDING = DriftConfig(over_time="spending", max_permutations=99_999)
 
 
 def play(letters, config=DEFAULT):
@@ -108,6 +108,7 @@ CONFIGS = st.builds(
     consecutive=st.integers(1, 4),
     cooldown=st.integers(0, 5),
     over_time=st.sampled_from(["consecutive", "spending"]),
+    max_permutations=st.just(99_999),
 )
 
 
