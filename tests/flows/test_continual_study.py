@@ -176,3 +176,24 @@ def test_a_configuration_that_cannot_work_is_refused_with_advice(tmp_path, chang
     path.write_text(yaml.safe_dump({"languages": ["zu"], **changes}), "utf-8")
     with pytest.raises(ConfigError, match=advice):
         load_config(path, (), ContinualStudyConfig)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_backend", "home")
+def test_an_update_on_a_smaller_grid_forgets_less_than_naive_fine_tuning():
+    from compass_core.config_files import load_config
+    from flows.running import shipped_config
+    from tasks.compute import close_trainers
+
+    grid = ["languages=uk", "seeds=31", "n_shifts=3", "arms=naive,ecda,full"]
+    config = load_config(shipped_config("starter-continual.yaml"), grid, ContinualStudyConfig)
+    try:
+        state, _, folder = run(config)
+    finally:
+        close_trainers()
+    assert state.name == "Completed", state.message
+    report = from_json((folder / "report.json").read_text("utf-8")).continual
+    naive, ecda = report.arm("naive"), report.arm("ecda")
+    assert ecda.forgetting < 0.7 * naive.forgetting
+    assert ecda.final_accuracy > naive.final_accuracy + 0.05
+    assert ecda.cost_share_of_full < 0.4, "few shifts pay for the first Fisher information"
