@@ -198,8 +198,8 @@ class UpdateConfig(Config):
     """A loss on an older slice or on the retention set that is significant at this level (after
     Holm's correction) blocks the update."""
 
-    max_slices: PositiveInt = 8
-    """Older slices that are tested for forgetting, newest first; the first one always stays."""
+    max_slices: int = Field(8, ge=2)
+    """Older slices that are tested for forgetting: the first one, and the newest."""
 
     slice_items: PositiveInt = 500
     """Test items of a slice at most."""

@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from compass_core.config import AdaptConfig
-from compass_core.errors import DataError
+from compass_core.errors import DataError, InputError, StoreError, TransientError
 from compass_core.languages import canonical_language, language_name
 from flows.update_dag import RETRAINED, UPDATED, Update
 from tasks.baseline import Baseline, open_baseline
@@ -48,7 +48,13 @@ def update_adapter(config: AdaptConfig, language: str, event: str = "") -> State
         if taken is None:
             message = f"The drift event {event} was answered before; nothing was done."
             return Completed(name=ALREADY_DONE, message=message)
-        outcome = _update(config, code, event)
+        try:
+            outcome = _update(config, code, event)
+        except InputError as error:
+            # Sending it again cannot help. A full disk or a lock may pass: the event stays pending.
+            if not isinstance(error, StoreError):
+                outbox.finish(event, {"status": "failed", "reasons": [str(error)]})
+            raise
         outbox.finish(event, _kept(outcome))
     write_dashboard()
     return Completed(message=_told(code, outcome), data=outcome["status"])
@@ -98,7 +104,8 @@ def _settled(baseline: Baseline, status: str, reason: str) -> dict[str, Any]:
 def _run(config: AdaptConfig, language: str, baseline: Baseline, event: str) -> dict[str, Any]:
     sources = check_sources(config, str(Path.cwd()))
     champion = find_champion(language, baseline.name)
-    assert champion is not None  # open_baseline found it
+    if champion is None or champion["version"] != baseline.version:
+        raise TransientError("Another champion came into service; run the update again.")
     update = Update(config, sources, baseline, champion, event)
     update.gather(decided_samples(baseline, config, event))
     update.examine()

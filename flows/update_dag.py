@@ -18,7 +18,7 @@ from tasks.caching import ModelRef
 from tasks.embedding import embed
 from tasks.evaluation import evaluate
 from tasks.ingestion import RETENTION, Sources, corpus_config, ingest, retention_language
-from tasks.lineage import keep_slices, write_lineage
+from tasks.lineage import embedding_identity, keep_slices, write_lineage
 from tasks.pools import Corpus, gather_pool
 from tasks.promotion import read_decision, register_and_promote, was_rolled_back
 from tasks.selection import gap_score, gap_settings, sample
@@ -29,6 +29,7 @@ from tasks.update_data import (
     grown_history,
     keep_usage,
     new_slice,
+    require_data,
     update_data,
     update_space,
 )
@@ -74,7 +75,9 @@ class Update:
     # -- what to train on
     def gather(self, samples: Sequence[Sample]) -> None:
         """Read and embed today's corpora, and put everything into the champion's space."""
-        self.line.artifacts["usage"] = keep_usage(self.language, samples)
+        self.line.artifacts["usage"] = keep_usage(
+            self.language, samples, self.config.monitoring.drift
+        )
         shards = [
             self._embedded(f"pool {source.label}".strip(), "", self._ingest_pool(source))
             for source in self.sources.pool
@@ -120,7 +123,7 @@ class Update:
             rows={
                 "usage": self.lineage.refs["usage"],
                 "coverage": self["history"],
-                "test": self["exam"],
+                "test": self["screen"],
             },
             pool=self["pool"],
             space=self["update-space"],
@@ -128,7 +131,7 @@ class Update:
         )
         own = {
             "usage": self._corpus_of_lineage("usage"),
-            "coverage": Corpus(rows=self["history"], vectors=self["embed coverage"]),
+            "coverage": Corpus(rows=self["coverage"], vectors=self["embed coverage"]),
         }
         self.line.run(
             "sample",
@@ -149,12 +152,15 @@ class Update:
             coverage=Corpus(rows=self["coverage"], vectors=self["embed coverage"]),
             history=self["history"],
             space=self["update-space"],
+            screen=self["screen"],
         )
+        require_data(self.language, self["update-data"])
 
     # -- training
     def train(self) -> ModelRef:
         """Train on from the champion by equation (6)."""
-        self._fisher("fisher", self["history"], self.champion, self.lineage.refs.get("fisher"))
+        if self._penalised:
+            self._fisher("fisher", self["history"], self.champion, self.lineage.refs.get("fisher"))
         self._replay()
         trained = self.line.run(
             "update-train",
@@ -195,10 +201,11 @@ class Update:
             language=self.language,
             test=Corpus(rows=self["test"], vectors=self["embed test"]),
             usage=self["usage"],
+            history=self["history"],
             space=self["space"],
             limits={
                 "least": self.config.promotion.min_items,
-                "most": self.config.update.slice_items,
+                "most": max(self.config.update.slice_items, self.config.promotion.min_items),
             },
             seed=self.config.seed,
         )
@@ -211,6 +218,14 @@ class Update:
             exam,
             language=self.language,
             slices=self._slices(),
+            retention=retention,
+        )
+        # What is trained on must resemble no item of any slice, and none that may be asked later.
+        self.line.run(
+            "screen",
+            exam,
+            language=self.language,
+            slices=[*self._slices(), ("test", self["test"])],
             retention=retention,
         )
 
@@ -257,9 +272,9 @@ class Update:
             before=self["history"],
             added=self["update-data"],
         )
-        if name == UPDATED:
+        if self._penalised and name == UPDATED:
             self._fisher("fisher after", self["update-data"], adapter, self["fisher"])
-        else:
+        elif self._penalised:
             self._fisher("fisher after", self["history after"], adapter, None)
         self.line.artifacts["lineage"] = self._lineage(name)
         moved = register_and_promote(
@@ -281,8 +296,13 @@ class Update:
 
     @property
     def slice_name(self) -> str:
-        """What the slice of the new usage is called."""
-        return self["usage"].fingerprint[:8]
+        """What the slice of the new usage is called: by its usage and its items."""
+        return f"{self['usage'].fingerprint[:6]}-{self['slice'].sha256[:4]}"
+
+    @property
+    def _penalised(self) -> bool:
+        """Whether equation (7) takes part; without it no Fisher information is measured."""
+        return self.config.update.ewc_strength > 0
 
     # -- pieces
     def _lineage(self, name: str) -> ArtifactRef:
@@ -293,16 +313,18 @@ class Update:
             "space": self["space"],
             "reference": self["usage"],
             "history": self["history after"],
-            "fisher": self["fisher after"],
         }
+        refs |= {n: self[n] for n in ("replay",) if n in self.line.artifacts}
+        if self._penalised:
+            refs["fisher"] = self["fisher after"]
         slices = keep_slices(
             self.lineage.slices,
             (self.slice_name, self["slice"]),
-            self.config.update.max_slices + 1,
+            self.config.update.max_slices,
         )
         return write_lineage(
             language=self.language,
-            embedded_by=self.lineage.embedded_by,
+            embedded_by=embedding_identity(self.config, self.sources.encoder),
             refs=refs,
             slices=slices,
             facts={"arm": name, "seed": self.config.seed, "event": self.event},

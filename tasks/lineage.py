@@ -32,7 +32,8 @@ class Lineage:
         language: Canonical code.
         embedded_by: Identity of encoder and embedding settings, see `embedding_identity`.
         refs: By name: ``usage``, ``coverage``, ``test`` (rows), ``pool``, ``sample``; an updated
-            adapter also has ``space``, ``reference``, ``history``, ``fisher`` and ``replay``.
+            adapter also has ``space``, ``reference``, ``history``, ``replay`` and ``fisher`` (as
+            far as its update used them).
         slices: By name, oldest first: test items of each stage of the adapter's life.
         facts: Plain values: strategy, seed, event.
     """
@@ -113,7 +114,8 @@ def keep_slices(
         >>> keep_slices({"first": 1, "b": 2, "c": 3}, ("d", 4), 3)
         [('first', 1), ('c', 3), ('d', 4)]
     """
-    known: Sequence[tuple[str, ArtifactRef]] = [*slices.items(), newest]
+    earlier = {name: ref for name, ref in slices.items() if name != newest[0]}
+    known: Sequence[tuple[str, ArtifactRef]] = [*earlier.items(), newest]
     if len(known) <= limit:
         return list(known)
     return [known[0], *known[len(known) - limit + 1 :]] if limit > 1 else [newest]

@@ -66,8 +66,9 @@ def find_champion(language: str, name: str) -> dict[str, str] | None:
 
 @task(name="keep-lineage", task_run_name="keep-lineage-{language}", cache_policy=NO_CACHE)
 def keep_lineage(language: str, name: str, champion: dict[str, str], lineage: ArtifactRef) -> None:
-    """Name what the champion stands on where its version does not say so yet."""
-    if not champion["lineage"]:
+    """Name what the champion stands on where its version does not say so, or says what is gone."""
+    named = champion["lineage"]
+    if not named or open_store().find("lineage", named) is None:
         configure_tracking()
         registry.set_version_tags(name, champion["version"], {LINEAGE_TAG: lineage.fingerprint})
 
@@ -173,7 +174,14 @@ def register_and_promote(
     version = registry.register_adapter(
         name, Path(attempt["adapter"]), run_id=run_id, tags=attempt["tags"], check=check
     )
-    registry.record_verdict(name, version, promote=verdict["promote"], reasons=verdict["reasons"])
+    # The same files may have been tried before: what this attempt stands on is what counts now.
+    registry.record_verdict(
+        name,
+        version,
+        promote=verdict["promote"],
+        reasons=verdict["reasons"],
+        tags=attempt["tags"],
+    )
     registry.set_challenger(name, version)
     if verdict["promote"]:
         registry.promote(name, version, expected_champion=verdict["champion"])

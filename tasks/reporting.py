@@ -168,9 +168,9 @@ def attempt_record(
     }
 
 
-def licences_of(selected: ArtifactRef) -> str:
-    """Return the licences of the selected rows with their counts, most frequent first."""
-    rows = read_table(open_store().folder(selected) / "selected.parquet", ["licence"])
+def licences_of(selected: ArtifactRef, file: str = "selected.parquet") -> str:
+    """Return the licences of the rows in `file` with their counts, most frequent first."""
+    rows = read_table(open_store().folder(selected) / file, ["licence"])
     counts = rows["licence"].value_counts().to_pylist()
     ordered = sorted(counts, key=lambda entry: (-entry["counts"], entry["values"]))
     return ", ".join(f"{e['values'] or 'unknown'} ({e['counts']})" for e in ordered[:10])

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from compass_core.config import DriftConfig
 from compass_core.errors import DataError
 from compass_core.evaluation.retention import RETENTION
 from compass_core.evaluation.slices import draw_slice, merge_slices
@@ -25,6 +26,7 @@ from compass_core.monitoring.drift import Sample
 from compass_core.records import ArtifactRef
 from compass_core.seeding import derive_rng
 from compass_core.selection.drawing import example_keys
+from compass_core.selection.exclusion import contaminated_rows
 from compass_core.selection.space import locate
 from compass_core.storage import (
     Draft,
@@ -37,18 +39,20 @@ from compass_core.storage import (
     write_table,
 )
 from tasks.caching import stage
-from tasks.pools import Corpus, open_corpora, pool_shards
+from tasks.pools import Corpus, open_corpora, open_sketch, pool_shards
 from tasks.settings import open_store
 from tasks.spaces import assign, open_means, open_own, open_places, read_means
 
 ROWS, IDS = "rows.parquet", "cluster_ids.npy"
 
 
-def keep_usage(language: str, samples: Sequence[Sample]) -> ArtifactRef:
+def keep_usage(language: str, samples: Sequence[Sample], config: DriftConfig) -> ArtifactRef:
     """Keep usage of production as an artefact: clusters and numbered users, no id and no text.
 
+    It becomes the reference of the next champion, so the minimum of a drift decision holds for it.
+
     Raises:
-        DataError: E51 there is no usage.
+        DataError: E51 there is no usage, or too little.
     """
     ids = np.concatenate([s.cluster_ids for s in samples]) if samples else np.zeros(0, np.int32)
     if not len(ids):
@@ -59,6 +63,7 @@ def keep_usage(language: str, samples: Sequence[Sample]) -> ArtifactRef:
         )
     outside = np.concatenate([s.outside for s in samples])
     units = _numbered_users(samples)
+    _require_enough(language, len(ids), len(np.unique(units)), config)
     content = hashlib.sha256()
     for array in (ids, outside, units):
         content.update(np.ascontiguousarray(array).tobytes())
@@ -75,12 +80,37 @@ def keep_usage(language: str, samples: Sequence[Sample]) -> ArtifactRef:
     return store.put("usage-window", key, draft)
 
 
+def _require_enough(language: str, n_prompts: int, n_units: int, config: DriftConfig) -> None:
+    size, what, field = (
+        (n_units, f"{config.unit}s", "min_units")
+        if n_units
+        else (n_prompts, "prompts", "min_prompts")
+    )
+    least = getattr(config, field)
+    if size < least:
+        raise DataError(
+            f"The windows to update {language_name(language)} ({language}) for hold {size} {what}; "
+            f"as the next reference they need {least}. Wait for more usage, or lower "
+            f"monitoring.drift.{field}.",
+            code="E51",
+        )
+
+
 def _numbered_users(samples: Sequence[Sample]) -> NDArray[np.int64]:
-    """Return the users of all windows, numbered; empty where any window does not know them."""
-    if any(s.units is None for s in samples):
-        return np.zeros(0, dtype=np.int64)
-    joined = np.concatenate([s.units for s in samples if s.units is not None])
-    return np.unique(joined, return_inverse=True)[1].astype(np.int64)
+    """Return the users of all windows, numbered; empty where any window does not know them.
+
+    A user of two windows counts as two: compared with one window, as later ones are, nobody may
+    carry the prompts of several.
+    """
+    numbered: list[NDArray[np.int64]] = []
+    taken = 0
+    for sample in samples:
+        if sample.units is None:
+            return np.zeros(0, dtype=np.int64)
+        own = np.unique(sample.units, return_inverse=True)[1].astype(np.int64)
+        numbered.append(own + taken)
+        taken += int(own.max(initial=-1)) + 1
+    return np.concatenate(numbered)
 
 
 @stage("history", 1)
@@ -164,20 +194,42 @@ def update_data(
     coverage: Corpus,
     history: ArtifactRef,
     space: ArtifactRef,
+    screen: ArtifactRef,
 ) -> None:
-    """Gather what the update trains on: the selection, and coverage that is new since."""
+    """Gather what the update trains on: the selection, and coverage that is new since.
+
+    New coverage that resembles an item of `screen`, all that is or may be tested, is left out.
+    """
     store = open_store()
     selected = read_table(store.folder(sample) / ROWS)
     places = open_places(space).ids[read_array(store.folder(sample) / "indices.npy")]
     rows = read_table(store.folder(coverage["rows"]) / ROWS)
     known = read_table(store.folder(history) / ROWS, ["id"])["id"].to_pylist()
-    fresh = np.flatnonzero(~np.isin(example_keys(rows["id"].to_pylist()), example_keys(known)))
+    new = ~np.isin(example_keys(rows["id"].to_pylist()), example_keys(known))
+    clean = contaminated_rows(open_sketch(coverage["rows"]), open_sketch(screen)).allowed
+    fresh = np.flatnonzero(new & clean)
     if len(fresh):
         vectors = np.asarray(read_array(store.folder(coverage["vectors"]) / "vectors.npy"))[fresh]
         places = np.concatenate([_placed(vectors, space), places])
         selected = pa.concat_tables([rows.take(pa.array(fresh)), selected])
-    draft.provenance |= {"n_new_coverage": len(fresh)}
+    left_out = int(np.count_nonzero(new & ~clean))
+    draft.provenance |= {"n_new_coverage": len(fresh), "n_like_test_items": left_out}
     _write_placed(draft, selected, places)
+
+
+def require_data(language: str, data: ArtifactRef) -> None:
+    """Refuse an update that has nothing to train on.
+
+    Raises:
+        DataError: E03.
+    """
+    if not data.rows:
+        raise DataError(
+            f"The update of {language_name(language)} ({language}) has nothing to train on: the "
+            "selection is empty, and there is no new coverage. Add data to `data.pool` or "
+            "`data.coverage`.",
+            code="E03",
+        )
 
 
 def _placed(vectors: NDArray[np.float32], space: ArtifactRef) -> NDArray[np.int32]:
@@ -193,17 +245,22 @@ def new_slice(
     language: str,
     test: Corpus,
     usage: ArtifactRef,
+    history: ArtifactRef,
     space: ArtifactRef,
     limits: dict[str, int],
     seed: int,
 ) -> None:
     """Draw test items in the mix of the new usage: ``rows.parquet``.
 
-    `limits` are ``least`` and ``most`` items.
+    Items that resemble what the champion was trained on are no test of it. `limits` are ``least``
+    and ``most`` items.
     """
     store = open_store()
     rows = read_table(store.folder(test["rows"]) / ROWS)
     vectors = np.asarray(read_array(store.folder(test["vectors"]) / "vectors.npy"))
+    fair = contaminated_rows(open_sketch(test["rows"]), open_sketch(history)).allowed
+    rows, vectors = rows.filter(pa.array(fair)), vectors[fair]
+    draft.provenance["n_like_trained_on"] = int(np.count_nonzero(~fair))
     chosen = draw_slice(
         _placed(vectors, space),
         read_array(store.folder(usage) / IDS),
@@ -230,10 +287,10 @@ def exam(
     rows, ids = merge_slices(tables)
     draft.rows = rows.num_rows
     write_table(draft.folder / ROWS, rows)
-    write_json(draft.folder / "slices.json", ids)
+    write_json(draft.folder / "slices.json", list(ids.items()))
 
 
 def read_slices(exam_ref: ArtifactRef) -> dict[str, frozenset[str]]:
     """Return the ids of the items of each slice, oldest slice first."""
     found = read_json(open_store().folder(exam_ref) / "slices.json")
-    return {name: frozenset(ids) for name, ids in found.items()}
+    return {name: frozenset(ids) for name, ids in found}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from prefect import task
@@ -11,7 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from compass_core.config import AdaptConfig
+from compass_core.config import AdaptConfig, TrainingConfig
 from compass_core.evaluation.retention import RETENTION
 from compass_core.languages import language_name
 from compass_core.manifests import Catalog
@@ -22,6 +21,7 @@ from tasks.language_report import read_history
 from tasks.lineage import LINEAGE_TAG
 from tasks.reporting import Run, licences_of, now
 from tasks.settings import compass_home, open_store
+from tasks.updating import update_training
 
 EVENT_TAG = "drift_event"
 TRAINED_BY = {"update": "update-train", "retrain": "adapter-train"}
@@ -52,7 +52,6 @@ def update_attempt(
         for name, context in (("update-data", "training"), ("exam", "evaluation"))
         if (ref := artifacts[name]).rows
     ]
-    fisher = store.folder(artifacts["fisher after"])
     tags = {
         "language": verdict["language"],
         "strategy": arm,
@@ -64,14 +63,14 @@ def update_attempt(
         "selection_fingerprint": selected.fingerprint,
         "training_fingerprint": trained.fingerprint,
         "evaluation_fingerprint": artifacts[f"evaluate {arm}"].fingerprint,
-        "fisher_fingerprint": artifacts["fisher after"].fingerprint,
         LINEAGE_TAG: artifacts["lineage"].fingerprint,
         "prefect_flow_run_id": str(flow_run.get_id() or ""),
-        "licences": licences_of(selected),
+        "licences": licences_of(artifacts["history after"], "rows.parquet"),
         "compass_version": __version__,
     }
-    if "replay" in artifacts:
-        tags["replay_fingerprint"] = artifacts["replay"].fingerprint
+    for name, artefact in (("replay", "replay"), ("fisher", "fisher after")):
+        if artefact in artifacts:
+            tags[f"{name}_fingerprint"] = artifacts[artefact].fingerprint
     return {
         "experiment": config.project,
         "run_name": f"{verdict['language']}-{arm}",
@@ -82,17 +81,35 @@ def update_attempt(
             "budget": selected.rows,
             "base": config.base.model,
             "encoder": config.embedding.encoder,
-            "training": config.training.model_dump(mode="json"),
+            "training": _training(config, arm).model_dump(mode="json"),
             "selection": config.selection.model_dump(mode="json"),
             "update": config.update.model_dump(mode="json"),
         },
         "tags": tags,
-        "metrics": _metrics(verdict, config.evaluation.confidence),
+        "metrics": _metrics(verdict, config.evaluation.confidence) | _fisher_metrics(trained),
         "datasets": datasets,
         "history": read_history(trained),
         "adapter": str(store.folder(trained) / "adapter"),
-        "files": [str(fisher / name) for name in ("fisher.safetensors", "fisher.json")],
+        "files": _fisher_files(artifacts.get("fisher after")),
     }
+
+
+def _training(config: AdaptConfig, arm: str) -> TrainingConfig:
+    return update_training(config) if arm == "update" else config.training
+
+
+def _fisher_files(fisher: ArtifactRef | None) -> list[str]:
+    """Return the files that go to MLflow with the adapter: its own Fisher information."""
+    if fisher is None:
+        return []
+    folder = open_store().folder(fisher)
+    return [str(folder / name) for name in ("fisher.safetensors", "fisher.json")]
+
+
+def _fisher_metrics(trained: ArtifactRef) -> dict[str, float]:
+    """Return mean and max of the Fisher information that λ acted on."""
+    facts = read_json(open_store().folder(trained) / "training.json").get("fisher") or {}
+    return {f"fisher_{name}": float(facts[name]) for name in ("mean", "max") if name in facts}
 
 
 def _metrics(verdict: Mapping[str, Any], confidence: float) -> dict[str, float]:
@@ -187,9 +204,3 @@ def _facts(outcome: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _slice_name(name: str) -> str:
     return "retention set" if name == RETENTION else f"slice {name}"
-
-
-def fisher_facts(fisher: ArtifactRef) -> dict[str, Any]:
-    """Return what is known of a Fisher information."""
-    facts: dict[str, Any] = read_json(Path(open_store().folder(fisher)) / "fisher.json")
-    return facts

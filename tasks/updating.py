@@ -47,6 +47,11 @@ def check_update(recipe: Recipe) -> None:
         ConfigError: E42.
     """
     chosen = recipe.selection
+    if chosen.strategy == "target-only":
+        raise ConfigError(
+            "selection.strategy=target-only selects nothing, so an update has nothing to train "
+            "on. Use `compass`."
+        )
     if chosen.strategy in _NEEDS_PROMPTS:
         asked = f"selection.strategy={chosen.strategy}"
     elif chosen.draw == "nearest":

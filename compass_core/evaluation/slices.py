@@ -16,6 +16,9 @@ FAITHFUL_SHARE = 0.9
 """Share of a slice that must follow the usage's mix; the rest may be missing where a cluster has
 too few test items."""
 
+LEAST_COVERED = 0.5
+"""Share of the usage whose clusters must have a test item at all."""
+
 
 def draw_slice(
     item_clusters: NDArray[np.integer],
@@ -43,16 +46,18 @@ def draw_slice(
         Row numbers, ascending.
 
     Raises:
-        DataError: E48 no item lies in a cluster that the usage asks about.
+        DataError: E48 less than `LEAST_COVERED` of the usage is about clusters with any item.
     """
     n_clusters = int(max(item_clusters.max(initial=0), usage_clusters.max(initial=0))) + 1
     shares = np.bincount(usage_clusters, minlength=n_clusters) / max(len(usage_clusters), 1)
     items = np.bincount(item_clusters, minlength=n_clusters)
     reachable = int(items[shares > 0].sum())
-    if not reachable:
+    covered = float(shares[items > 0].sum())
+    if covered < LEAST_COVERED:
         raise DataError(
-            f"None of the {len(item_clusters)} test items lies in a cluster that the new usage "
-            "asks about. Add test items like it to `data.test`.",
+            f"The {len(item_clusters)} test items lie in clusters that {covered:.0%} of the new "
+            f"usage asks about, so they cannot tell how well it is served (at least "
+            f"{LEAST_COVERED:.0%}). Add test items like the new usage to `data.test`.",
             code="E48",
         )
     size = min(most, max(least, _faithful_size(shares, items)))

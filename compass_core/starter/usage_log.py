@@ -71,6 +71,12 @@ def simulate_log(
         n_missing_topics=data.n_missing_topics,
     )
     usual = Counter(row.topic for row in split.usage)
+    if not set(split.missing_topics) & usual.keys() or not usual.keys() - set(split.missing_topics):
+        raise InputError(
+            f"The usage sample of {language_name(language)} ({language}) has no topic to shift to "
+            "or from. Raise data.n_usage.",
+            code="E42",
+        )
     shifted = {
         t: plan.shift * (t in split.missing_topics) / len(split.missing_topics) for t in usual
     }

@@ -242,6 +242,51 @@ def test_an_event_of_an_earlier_champion_is_superseded(home):
     assert len(versions()[1]) == 1, "nothing was trained"
 
 
+def test_an_update_that_cannot_work_closes_its_event_with_the_reason(home):
+    from tasks.events import open_outbox
+
+    event = drift_event()
+    demanding = make_config(
+        monitoring=CONFIG.monitoring.model_dump() | {"drift": {"min_prompts": 5_000}}
+    )
+    state = update(demanding, event)
+    assert state.is_failed()
+    kept = open_outbox(LANGUAGE).get(event)
+    assert (kept.state, kept.outcome["status"]) == ("done", "failed")
+    assert "as the next reference they need 5000" in kept.outcome["reasons"][0]
+    assert len(versions()[1]) == 1
+
+
+def test_an_encoder_that_changed_before_an_update_is_the_one_its_champion_names(home):
+    from tasks.baseline import open_baseline
+
+    changed = make_config(
+        embedding={"prefix": "query: "}, promotion={"alpha": 0.49, "min_items": 10}
+    )
+    update(changed, drift_event(changed))
+    serving, known = versions()
+    if serving.champion.version == known[-1].version:
+        pytest.skip("the gate refused this update")
+    assert open_baseline(changed, LANGUAGE, ".").version == serving.champion.version
+    with pytest.raises(Exception, match="E50"):
+        open_baseline(CONFIG, LANGUAGE, ".")
+
+
+def test_an_adapter_that_is_tried_again_stands_on_its_newest_attempt(home):
+    strict = make_config(promotion={"alpha": 1e-9, "min_items": 50})
+    event = drift_event(strict)
+    update(strict, event)
+    first = versions()[1][0]
+    generous = make_config(promotion={"alpha": 0.49, "min_items": 10})
+    update(generous)
+    serving, known = versions()
+    if serving.champion.version != first.version:
+        pytest.skip("the gate refused this update again, or its adapter is another one")
+    assert len(known) == 2
+    assert known[0].tags["drift_event"] == ""
+    assert lineage_of(known[0]).ref.fingerprint == known[0].tags[LINEAGE_TAG]
+
+
 def test_a_refused_update_leaves_the_champion_and_may_escalate(home):
     strict = make_config(
         promotion={"alpha": 1e-9, "min_items": 50},
@@ -266,13 +311,20 @@ def test_without_a_champion_there_is_nothing_to_update(prefect_backend, tmp_path
         state.result()
 
 
-@pytest.mark.parametrize("selection", [{"draw": "nearest"}, {"strategy": "dsir"}])
-def test_a_selection_that_needs_single_prompts_is_refused(selection):
+@pytest.mark.parametrize(
+    ("selection", "reason"),
+    [
+        ({"draw": "nearest"}, "only clusters are kept"),
+        ({"strategy": "dsir"}, "only clusters are kept"),
+        ({"strategy": "target-only"}, "nothing to train on"),
+    ],
+)
+def test_a_selection_that_cannot_serve_an_update_is_refused(selection, reason):
     from compass_core.errors import ConfigError
     from tasks.updating import check_update
 
     check_update(CONFIG)
-    with pytest.raises(ConfigError, match="only clusters are kept"):
+    with pytest.raises(ConfigError, match=reason):
         check_update(make_config(selection=selection))
 
 

@@ -43,7 +43,7 @@ def test_clusters_that_nobody_asks_about_give_no_items():
 
 
 def test_no_item_where_users_ask_is_an_error_with_advice():
-    with pytest.raises(DataError, match=r"E48 None of the 3 test items .* Add test items"):
+    with pytest.raises(DataError, match=r"E48 The 3 test items .* that 0% .* Add test items"):
         draw([0, 0, 0], [1, 1])
 
 
@@ -57,7 +57,7 @@ def test_no_item_where_users_ask_is_an_error_with_advice():
 def test_a_slice_is_a_set_of_reachable_items_within_the_bounds(items, usage, least, most, seed):
     items, usage = np.array(items), np.array(usage)
     reachable = np.isin(items, usage)
-    if not reachable.any():
+    if np.isin(usage, items).mean() < 0.5:
         return
     chosen = draw(items, usage, least=least, most=most, seed=seed)
     assert len(np.unique(chosen)) == len(chosen) <= most
