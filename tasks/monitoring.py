@@ -16,8 +16,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from compass_core.config import AdaptConfig, MonitoringConfig, Recipe
 from compass_core.errors import DataError, StoreError, TransientError
 from compass_core.languages import canonical_language, language_name
@@ -28,7 +26,7 @@ from compass_core.monitoring.outbox import Outbox
 from compass_core.monitoring.privacy import open_key
 from compass_core.monitoring.records import UsageRecord
 from compass_core.monitoring.reports import AppendReport
-from compass_core.monitoring.windows import Window, make_sample
+from compass_core.monitoring.windows import Window
 from compass_core.storage import file_lock, write_json
 from tasks.baseline import Baseline, open_baseline
 from tasks.drift_windows import Watch, event_of, judge
@@ -231,7 +229,10 @@ def append_usage(
 
 
 def decided_samples(baseline: Baseline, config: Recipe, event: str) -> list[Sample]:
-    """Return the usage that an update is for: one sample over the windows of the event.
+    """Return the usage that an update is for: a sample of each window of the event.
+
+    Each window is sampled by itself, as later windows are that will be compared with them: equal
+    prompts count once and a user is capped within a window, never over several.
 
     Without an event, or where its windows are gone (cut otherwise since, or another space), the
     newest closed windows count, as many as make a drift.
@@ -251,7 +252,4 @@ def decided_samples(baseline: Baseline, config: Recipe, event: str) -> list[Samp
         if names:
             _LOG.warning("The windows %s of the event %s are gone", ", ".join(names), event)
         chosen = closed[-config.monitoring.drift.consecutive :]
-    if not chosen:
-        return []
-    table = pa.concat_tables([window.table for window in chosen])
-    return [make_sample(table, config.monitoring.drift)]
+    return [window.sample(config.monitoring.drift) for window in chosen]

@@ -6,6 +6,7 @@ import signal
 import uuid
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from compass_core.errors import DataError, TransientError
@@ -15,6 +16,7 @@ from tasks.events import open_outbox, prefect_event
 from tasks.monitoring_report import open_history
 from tasks.monitoring_text import next_step, reading_text
 from tasks.settings import compass_home, open_store, usage_folder
+from tasks.update_data import _numbered_users
 from tests.tasks.watching import (
     EVEN,
     LANGUAGE,
@@ -371,13 +373,37 @@ def test_an_update_gets_the_usage_of_its_event_or_the_newest(watched):
     watched.run(6)
     (event,) = open_outbox(LANGUAGE).all()
     config = make_config(watched.logs)
-    (of_event,) = monitoring.decided_samples(watched.baseline, config, event.id)
-    (newest,) = monitoring.decided_samples(watched.baseline, config, "")
-    assert len(of_event) == len(newest) == 1_200
-    assert (of_event.cluster_ids == 7).mean() > 0.4
-    assert (newest.cluster_ids == 7).mean() < 0.2
+    of_event = monitoring.decided_samples(watched.baseline, config, event.id)
+    newest = monitoring.decided_samples(watched.baseline, config, "")
+    assert [len(sample) for sample in [*of_event, *newest]] == [600] * 4
+    assert all((sample.cluster_ids == 7).mean() > 0.4 for sample in of_event)
+    assert all((sample.cluster_ids == 7).mean() < 0.2 for sample in newest)
     other = FakeBaseline(fingerprint="0ther")
     assert monitoring.decided_samples(other, config, "") == []
+
+
+def test_usage_of_several_windows_is_comparable_with_one_of_them(watched):
+    for day in range(4):
+        rows = [
+            {
+                "id": f"{day} {i}",
+                "time": at(day).isoformat(),
+                "prompt": f"c{i % 8} the same question of every day {i}",
+                "language": LANGUAGE,
+                "user": f"user {i % 100}",
+            }
+            for i in range(400)
+        ]
+        path = watched.logs / f"{day}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = make_config(watched.logs, drift={"consecutive": 4, "max_prompts_per_unit": 4})
+    Clock.moment = at(4)
+    monitoring.monitor_language(LANGUAGE, config, ".")
+    samples = monitoring.decided_samples(watched.baseline, config, "")
+    assert [len(sample) for sample in samples] == [400] * 4
+    assert [np.bincount(sample.units).tolist() for sample in samples] == [[4] * 100] * 4
+    merged = _numbered_users(samples)
+    assert np.bincount(merged).tolist() == [4] * 400, "a user of two windows is one in each"
 
 
 # ------------------------------------------------------------------ what is kept
