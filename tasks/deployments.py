@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import yaml
@@ -89,12 +90,26 @@ def prepare_deployments(
 
 
 def run_environment() -> dict[str, str]:
-    """Return what runs on a worker need to find the state and the cached results of this home."""
+    """Return what runs on a worker need to find the state and the registry of whoever deploys.
+
+    An MLflow address with credentials is left out, because a server shows what a deployment holds:
+    it has to be set where the worker is started.
+    """
     home = compass_home()
-    return {
+    found = {
         "COMPASS_HOME": str(home),
         "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(home / "prefect" / "results"),
     }
+    address = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if address and not _has_credentials(address):
+        found["MLFLOW_TRACKING_URI"] = address
+    return found
+
+
+def _has_credentials(address: str) -> bool:
+    """Say whether an address has a user, a password or settings, which may be secrets."""
+    parts = urlsplit(address)
+    return "@" in parts.netloc or bool(parts.query)
 
 
 def apply_deployments(values: Mapping[str, Any]) -> None:

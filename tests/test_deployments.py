@@ -124,6 +124,40 @@ def test_a_configuration_becomes_the_default_of_what_takes_it_and_turns_the_moni
     assert read_deployments()["deployments"] == DEPLOYMENTS, "the file itself stays as it is"
 
 
+def test_updates_run_one_after_the_other_and_none_is_dropped():
+    from prefect.cli.deploy._models import ConcurrencyLimitSpec
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig
+
+    limited = {d["name"]: d["concurrency_limit"] for d in DEPLOYMENTS if "concurrency_limit" in d}
+    assert limited == {"update-adapter": {"limit": 1, "collision_strategy": "ENQUEUE"}}
+    for limit in limited.values():
+        assert set(limit) <= set(ConcurrencyLimitSpec.model_fields)
+        ConcurrencyLimitConfig.model_validate(limit)
+
+
+@pytest.mark.parametrize(
+    ("address", "passed"),
+    [
+        ("", False),
+        ("http://mlflow.local:5000", True),
+        ("sqlite:////data/mlflow.db", True),
+        ("https://me:secret@mlflow.local", False),
+        ("https://token@mlflow.local", False),
+        ("postgresql://db.local/mlflow?password=secret", False),
+    ],
+)
+def test_a_worker_gets_the_registry_of_who_deploys_but_no_credentials(
+    home, monkeypatch, address, passed
+):
+    from tasks.deployments import run_environment
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    environment = run_environment()
+    assert environment.get("MLFLOW_TRACKING_URI") == (address if passed else None)
+    assert "secret" not in str(environment)
+    assert "token" not in str(environment)
+
+
 def test_deploying_without_a_server_says_how_to_start_one(monkeypatch):
     from compass_core.errors import ConfigError
     from tasks import deployments
