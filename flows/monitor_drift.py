@@ -15,7 +15,13 @@ from compass_core.config import AdaptConfig
 from flows.outcomes import collect, run_state
 from tasks.monitoring import monitor_language
 from tasks.monitoring_report import finish_monitoring
-from tasks.monitoring_text import summary_line
+from tasks.monitoring_text import nothing_watched, summary_line
+
+NO_CHAMPION = "NoChampion"
+_NOTHING_WATCHED = (
+    "Nothing is watched. Run `compass adapt` first; if an adapter is in service, this run looks at "
+    "another COMPASS_HOME, MLFLOW_TRACKING_URI or `base.model` than the run that promoted it."
+)
 
 
 @task(name="monitor", task_run_name="monitor-{language}", cache_policy=NO_CACHE)
@@ -28,8 +34,9 @@ def monitor_one(language: str, config: AdaptConfig, base_folder: str) -> dict[st
 def monitor_drift(config: AdaptConfig) -> State[Any]:
     """Read the usage log, decide on every window that has closed, and announce drifts.
 
-    Ends as Completed, CompletedWithFailures (some languages failed) or Failed (all did). A language
-    without a champion, or that another monitor is at work on, is told and is no failure.
+    Ends as Completed, CompletedWithFailures (some languages failed), NoChampion (no language has
+    one, so nothing is watched) or Failed (all did). A language without a champion beside others, or
+    that another monitor is at work on, is told and is no failure.
     """
     base_folder = str(Path.cwd())
     pool: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(config.execution.max_parallel)
@@ -42,6 +49,9 @@ def monitor_drift(config: AdaptConfig) -> State[Any]:
         }
         outcomes = collect(futures)
     record = finish_monitoring(outcomes)
+    if nothing_watched(outcomes):
+        message = f"{summary_line(outcomes)}. {_NOTHING_WATCHED}"
+        return Completed(name=NO_CHAMPION, message=message, data=record["run_id"])
     state = run_state(record)
     if state.name == "Completed":
         return Completed(message=summary_line(outcomes), data=record["run_id"])

@@ -15,6 +15,7 @@ from compass_core.config import AdaptConfig
 from compass_core.config_files import load_config
 from flows.running import exit_code
 from flows.terminal import ERR, OUT, follow, keep_run_logs_out
+from tasks.monitoring_text import nothing_watched
 
 _STEPS = 2
 """Steps of a language: reading, deciding."""
@@ -22,7 +23,7 @@ _COLUMNS = ("window", "prompts", "users", "score", "threshold", "p", "novel", "d
 
 
 def run_monitor(path: Path, overrides: Sequence[str], *, as_json: bool) -> int:
-    """Run `monitor-drift` and return the exit code; a drift is no failure."""
+    """Run `monitor-drift` and return the exit code: 1 if nothing is watched; a drift is none."""
     config = load_config(path, overrides, AdaptConfig)
     from flows.monitor_drift import monitor_drift
     from tasks.compute import close_trainers
@@ -56,7 +57,7 @@ def run_monitor(path: Path, overrides: Sequence[str], *, as_json: bool) -> int:
         sys.stdout.write(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     else:
         show(record)
-    return exit_code(record)
+    return 1 if nothing_watched(record["languages"]) else exit_code(record)
 
 
 def show(record: Mapping[str, Any]) -> None:

@@ -24,6 +24,11 @@ def summary_line(outcomes: Mapping[str, Mapping[str, Any]]) -> str:
     return f"{len(outcomes)} language{many}: {told}"[:2000]
 
 
+def nothing_watched(outcomes: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Say whether no language has a champion: a monitor like this guards nothing."""
+    return all(outcome["status"] == "no champion" for outcome in outcomes.values())
+
+
 def reading_text(outcome: Mapping[str, Any]) -> str:
     """Return what became of the records of the log; empty if none was read."""
     read = outcome.get("read")

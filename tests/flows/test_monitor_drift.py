@@ -8,7 +8,7 @@ from prefect.client.orchestration import get_client
 
 from compass_core.errors import DataError, TransientError
 from flows.monitor_drift import monitor_drift
-from flows.monitoring import show
+from flows.monitoring import run_monitor, show
 from tasks import events, monitoring
 from tasks.events import deliver, open_outbox
 from tasks.monitoring_report import read_last
@@ -61,12 +61,26 @@ def test_a_broken_language_and_one_without_a_champion_stop_nobody(logs):
     assert "topic 7" in page
 
 
-def test_all_broken_is_failed_and_none_broken_is_completed(logs):
+def test_all_broken_is_failed_and_nothing_watched_is_not_green(logs):
     state = monitor_drift(make_config(logs, (BROKEN,)), return_state=True)
     assert state.name == "Failed"
     state = monitor_drift(make_config(logs, (NO_CHAMPION,)), return_state=True)
+    assert state.is_completed()
+    assert state.name == "NoChampion"
+    assert state.message.startswith("1 language: no champion tur_Latn. Nothing is watched")
+    assert "MLFLOW_TRACKING_URI" in state.message
+    state = monitor_drift(make_config(logs, (LANGUAGE, NO_CHAMPION)), return_state=True)
     assert state.name == "Completed"
-    assert state.message == "1 language: no champion tur_Latn"
+
+
+def test_a_monitor_that_watches_nothing_exits_with_1(logs, tmp_path):
+    path = tmp_path / "own.yaml"
+    values = make_config(logs, (NO_CHAMPION,)).model_dump(mode="json")
+    path.write_text(json.dumps(values), encoding="utf-8")
+    assert run_monitor(path, [], as_json=True) == 1
+    values = make_config(logs).model_dump(mode="json")
+    path.write_text(json.dumps(values), encoding="utf-8")
+    assert run_monitor(path, [], as_json=True) == 0
 
 
 def test_the_event_is_at_the_server_with_language_and_payload(logs):
