@@ -2,7 +2,8 @@
 
 Ids are compared as whole values in tables. In free text an id counts where it stands by itself, and
 a text of the row where its first characters stand; short texts ("yes") are left alone, because they
-say nothing about the row and stand in every file.
+say nothing about the row and stand in every file. So are numbers: an id such as ``4000`` counts in
+free text only where it is a whole quoted value, because a count of 4000 rows is not that row.
 """
 
 from __future__ import annotations
@@ -33,7 +34,15 @@ _TELLING: Final = 40
 """… by its first characters, so that it is found where it was cut."""
 
 _SHORT_ID: Final = 4
-"""Shorter ids count in free text only where they are a whole quoted value."""
+"""Shorter ids count in free text only where they are a whole quoted value or element."""
+
+_QUOTE: Final = rb"(?:[\"']|&quot;|&#x27;)"
+_OPENED: Final = rb"(?:(?<=[\"'])|(?<=&quot;)|(?<=&#x27;))"
+_CLOSED: Final = rb"(?=\\?" + _QUOTE + rb")"
+_NO_KEY: Final = rb"(?!\\?" + _QUOTE + rb"\s*:)"
+"""Keys of a mapping are numbers of clusters and windows, never ids."""
+
+_CONSTANTS: Final = frozenset({"true", "false", "null", "none", "yes", "no", "on", "off"})
 
 _TEXTS: Final = ("prompt", "response", "text")
 _MAX_TEXT_FILE: Final = 256 * 2**20
@@ -248,10 +257,23 @@ def _written(text: str) -> Iterator[bytes]:
 def _id_patterns(text: str) -> Iterator[bytes]:
     for written in _written(text):
         escaped = re.escape(written)
-        if len(text) < _SHORT_ID:
+        if _is_plain_value(text):
+            yield _OPENED + escaped + _CLOSED + _NO_KEY
+        elif len(text) < _SHORT_ID:
             yield rb"(?<=[\"'>])" + escaped + rb"(?=[\"'<])"
         else:
             yield rb"(?<![0-9A-Za-z_-])" + escaped + rb"(?![0-9A-Za-z_-])"
+
+
+def _is_plain_value(text: str) -> bool:
+    """Tell whether an id could be a number, a date or a constant of a JSON or YAML file."""
+    if not any(char.isalpha() for char in text) or text.lower() in _CONSTANTS:
+        return True
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _text_patterns(text: str) -> Iterator[bytes]:

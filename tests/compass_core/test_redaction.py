@@ -61,6 +61,37 @@ def test_short_id_counts_only_as_a_whole_value():
     )
 
 
+@pytest.mark.parametrize("record_id", ["4000", "12", "2026", "-7.5", "1e-05", "NaN", "true"])
+def test_id_that_is_a_number_touches_no_number_and_breaks_no_json(record_id):
+    facts = (
+        f'{{"n_prompts": {record_id}, "p": [{record_id}, 0.{record_id}], "rows": -{record_id},\n'
+        f' "by_cluster": {{"{record_id}": {record_id}}}, "note": "all {record_id} of them"}}'
+    ).encode()
+    needles = Needles([record_id])
+    assert not needles.in_bytes(facts)
+    assert not needles.in_bytes(f"budget: {record_id}\n<td>{record_id}</td>".encode())
+    row = {"id": record_id, "n": 4000, "inner": json.dumps({"id": record_id})}
+    found = json.loads(needles.redact(json.dumps(row).encode()))
+    assert found == {"id": "[removed]", "n": 4000, "inner": '{"id": "[removed]"}'}
+    escaped = html.escape(json.dumps({"id": record_id})).encode()
+    assert html.unescape(needles.redact(escaped).decode()) == '{"id": "[removed]"}'
+
+
+def test_artefact_with_a_count_that_equals_an_id_stays_as_it_is(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    target.mkdir()
+    pq.write_table(pa.table({"id": ["3999", "4000"]}), source / "rows.parquet")
+    (source / "facts.json").write_text('{"budget": 4000, "first": "4000"}')
+    (source / "counts.json").write_text('{"rows": 4000}')
+    assert not file_holds(source / "counts.json", Needles(["4000"]))
+    assert copy_without(source, target, Needles(["4000"])).tolist() == [1]
+    assert json.loads((target / "facts.json").read_text()) == {
+        "budget": 4000,
+        "first": "[removed]",
+    }
+
+
 @pytest.mark.parametrize(
     "written",
     [
