@@ -8,8 +8,10 @@ that compute vectors.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,8 +207,9 @@ def _probe_vectors(model: Any) -> Any:
 def encoder_fingerprint(name_or_path: str, revision: str = "") -> str:
     """Return what identifies the encoder's weights.
 
-    The SHA-256 over a local folder's files; for a hub id ``id@commit`` where the commit is known
-    (given, or in the hub cache), else ``id@revision``.
+    The SHA-256 over a local folder's files, read once per process as long as their sizes and times
+    stay; for a hub id ``id@commit`` where the commit is known (given, or in the hub cache), else
+    ``id@revision``.
 
     Raises:
         ModelError: a local folder does not exist.
@@ -215,8 +218,19 @@ def encoder_fingerprint(name_or_path: str, revision: str = "") -> str:
         folder = Path(name_or_path).expanduser()
         if not folder.is_dir():
             raise _missing_folder(name_or_path)
-        return sha256_tree(folder)
+        return _cached_sha256_tree(str(folder.resolve()), _file_stamps(folder))
     return f"{name_or_path}@{_cached_commit(name_or_path, revision) or revision or 'main'}"
+
+
+def _file_stamps(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Return name, size and time of change of every file under `folder`."""
+    found = [(str(p.relative_to(folder)), p.stat()) for p in sorted(folder.rglob("*"))]
+    return tuple((name, s.st_size, s.st_mtime_ns) for name, s in found if stat.S_ISREG(s.st_mode))
+
+
+@functools.lru_cache(maxsize=16)
+def _cached_sha256_tree(folder: str, _stamps: tuple[tuple[str, int, int], ...]) -> str:
+    return sha256_tree(Path(folder))
 
 
 def _is_local(name_or_path: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -317,6 +318,28 @@ def test_fingerprint_follows_the_files_and_not_the_place(static_folder, tmp_path
     assert encoder_fingerprint(str(copy)) == encoder_fingerprint(str(static_folder))
     (copy / "README.md").write_text("changed")
     assert encoder_fingerprint(str(copy)) != encoder_fingerprint(str(static_folder))
+
+
+def test_fingerprint_reads_an_unchanged_folder_once(static_folder, tmp_path, monkeypatch):
+    from compass_core import embedding
+
+    copy, read = copy_tree(static_folder, tmp_path), []
+    real = embedding.sha256_tree
+    monkeypatch.setattr(
+        embedding, "sha256_tree", lambda folder: read.append(folder) or real(folder)
+    )
+    first = encoder_fingerprint(str(copy))
+    assert encoder_fingerprint(str(copy)) == first
+    assert len(read) == 1
+    readme = copy / "README.md"
+    readme.write_text("one")
+    changed = encoder_fingerprint(str(copy))
+    readme.write_text("two")
+    os.utime(readme, ns=(1, 1))
+    assert len({first, changed, encoder_fingerprint(str(copy))}) == 3, "equal sizes, other time"
+    readme.unlink()
+    encoder_fingerprint(str(copy))
+    assert len(read) == 4
 
 
 def test_fingerprint_of_a_hub_id_names_the_cached_commit(monkeypatch, tmp_path):
