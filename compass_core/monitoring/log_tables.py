@@ -1,7 +1,8 @@
 """A usage log in a database, read through DuckDB: its own files, or SQLite, Postgres and MySQL.
 
 The database is attached read-only, nothing is installed and no other file can be opened. An address
-may hold a password, so no message repeats it.
+may hold a password, and what DuckDB says of a failed query may hold a row: no message repeats them,
+and no error has one that does as its cause.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import duckdb
+import pyarrow as pa
 
 from compass_core.config import UsageLogConfig
 from compass_core.errors import ConfigError, DataError
@@ -24,6 +26,13 @@ from compass_core.reading.files import expand_home
 _BATCH_ROWS: Final = 4096
 _SLACK: Final = timedelta(days=1)
 """A column without a zone may be up to this far from UTC."""
+
+_ABOUT_THE_DATABASE: Final = (
+    duckdb.CatalogException,
+    duckdb.PermissionException,
+    duckdb.IOException,
+)
+"""Errors whose words are of files and tables; those of others (a failed cast) may be of rows."""
 
 _ZONED: Final = "TIMESTAMP WITH TIME ZONE"
 
@@ -49,28 +58,37 @@ def table_rows(
         )
     with tempfile.TemporaryDirectory() as scratch, _connection(Path(scratch)) as connection:
         _attach(connection, config, base_folder)
-        table = _quoted_table(config.table)
         try:
-            found = connection.sql(f"SELECT * FROM {table} LIMIT 0")
-            kinds = {n: str(k) for n, k in zip(found.columns, found.types, strict=True)}
-            names = reader.columns(list(kinds))
-            if not names:
-                listed = ", ".join(list(kinds)[:20])
-                raise DataError(
-                    f"no usable column: table {config.table} has {listed} - map the columns under "
-                    "monitoring.log.columns",
-                    code="E15",
-                )
-            where, values = _since(reader.time_column(list(kinds)), kinds, watermark)
-            columns = ", ".join(_quoted(name) for name in names)
-            query = f"SELECT {columns} FROM {table}{where}"
+            query, values = _query(connection, config, reader, watermark)
             number = 0
             for batch in connection.sql(query, params=values).to_arrow_reader(_BATCH_ROWS):
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
-        except duckdb.Error as error:
-            raise _unreadable(config, error) from error
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            raise _unreadable(config, error) from None
+
+
+def _query(
+    connection: duckdb.DuckDBPyConnection,
+    config: UsageLogConfig,
+    reader: RecordReader,
+    watermark: datetime | None,
+) -> tuple[str, list[Any]]:
+    """Return the query for the columns that are needed, and its values."""
+    table = _quoted_table(config.table)
+    found = connection.sql(f"SELECT * FROM {table} LIMIT 0")
+    kinds = {n: str(k) for n, k in zip(found.columns, found.types, strict=True)}
+    names = reader.columns(list(kinds))
+    if not names:
+        listed = ", ".join(list(kinds)[:20])
+        raise DataError(
+            f"no usable column: table {config.table} has {listed} - map the columns under "
+            "monitoring.log.columns",
+            code="E15",
+        )
+    where, values = _since(reader.time_column(list(kinds)), kinds, watermark)
+    return f"SELECT {', '.join(_quoted(name) for name in names)} FROM {table}{where}", values
 
 
 def _connection(scratch: Path) -> duckdb.DuckDBPyConnection:
@@ -96,14 +114,14 @@ def _attach(
     if kind != "duckdb":
         try:
             connection.execute(f"LOAD {kind}")
-        except duckdb.Error as error:
+        except duckdb.Error:
             raise DataError(
                 f"monitoring.log.database_type is {kind}, and DuckDB's extension {kind!r} is "
                 "not installed on this machine. COMPASS downloads none by itself. Install it once: "
                 f"python -c \"import duckdb; duckdb.sql('INSTALL {kind}')\", or export the "
                 "table to JSONL or Parquet files.",
                 code="E66",
-            ) from error
+            ) from None
     options = "READ_ONLY" if kind == "duckdb" else f"TYPE {kind}, READ_ONLY"
     quoted = address.replace("'", "''")
     try:
@@ -112,7 +130,7 @@ def _attach(
         for statement in LOCK_DOWN:
             connection.execute(statement)
     except duckdb.Error as error:
-        raise _unreadable(config, error) from error
+        raise _unreadable(config, error) from None
 
 
 def _since(column: str, kinds: dict[str, str], watermark: datetime | None) -> tuple[str, list[Any]]:
@@ -134,14 +152,18 @@ def _quoted_table(name: str) -> str:
     return ".".join(_quoted(part) for part in name.split("."))
 
 
-def _unreadable(config: UsageLogConfig, error: duckdb.Error) -> DataError:
-    """Return the error without the address, which may hold a password."""
+def _unreadable(config: UsageLogConfig, error: Exception) -> DataError:
+    """Return the error without the address and without anything that a row may say."""
     local = config.database_type in ("duckdb", "sqlite")
-    safe = str(error).split("\n", maxsplit=1)[0] if local else ""
+    told = local and isinstance(error, _ABOUT_THE_DATABASE)
+    said = f": {str(error).splitlines()[0][:160]}" if told and str(error) else ""
     kind = type(error).__name__.removesuffix("Exception")
+    if isinstance(error, _ABOUT_THE_DATABASE) or not local:
+        advice = "check that the database is there, is not locked by a writer and has that table"
+    else:
+        advice = "its query fails, on some row or as a whole: run it in DuckDB, which says where"
     return DataError(
         f"cannot be read: table {config.table[:80]!r} of monitoring.log.database "
-        f"({config.database_type}, {kind}){': ' + safe[:160] if safe else ''} - check that the "
-        "database is there, is not locked by a writer and has that table",
+        f"({config.database_type}, {kind}){said} - {advice}",
         code="E20",
     )

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+import traceback
 from datetime import UTC, datetime, timedelta
 
 import duckdb
@@ -405,6 +406,23 @@ def test_decided_stretch_of_a_table_is_not_read_again(usage, database):
 def test_missing_table_is_named_with_advice(usage, database):
     with pytest.raises(DataError, match=r"'nothing'.*check that the database"):
         usage.take_in(table_config(usage, table="nothing"))
+
+
+@pytest.mark.parametrize("row_number", [0, 90_000])
+def test_failing_view_says_so_without_a_value_of_its_rows(usage, row_number):
+    with duckdb.connect(str(usage.home / "app.duckdb")) as connection:
+        connection.execute(
+            f"CREATE TABLE raw AS SELECT CASE i WHEN {row_number} THEN 'siri yangu' ELSE '1' END s "
+            "FROM range(100000) t(i)"
+        )
+        connection.execute(
+            "CREATE VIEW prompts AS SELECT s::BIGINT AS id, s AS prompt, 'sw' AS language, "
+            "TIMESTAMPTZ '2026-03-02 00:00:00+00' AS time FROM raw"
+        )
+    with pytest.raises(DataError, match="its query fails") as caught:
+        usage.take_in(table_config(usage))
+    assert "siri" not in "".join(traceback.format_exception(caught.value))
+    assert caught.value.__cause__ is None
 
 
 def test_table_name_cannot_smuggle_a_statement(usage, database):
