@@ -17,7 +17,7 @@ import numpy as np
 
 from compass_core.config import DriftConfig
 from compass_core.errors import DataError
-from compass_core.monitoring.null_law import NullLaw
+from compass_core.monitoring.null_law import NullLaw, reaches
 from compass_core.monitoring.permutation import DIGITS, Floats, Pool, PooledPrompts
 from compass_core.monitoring.samples import Sample, count_units, pool_groups, resampled, shortfall
 from compass_core.seeding import derive_rng
@@ -173,8 +173,9 @@ def _report(
     only_novel = alarm and p_score > level and law.novelty_is_largest()
     if only_novel:
         notes = [*notes, "What changed is the share of prompts outside every cluster's radius."]
-    if not law.reaches(level, n_statistics=2):
-        notes = [*notes, _out_of_reach(law, level)]
+    most = max(config.n_permutations, config.max_permutations)
+    if not reaches(most, level, n_statistics=2):
+        notes = [*notes, _out_of_reach(most, level)]
     shares, novel = _shares(pool)
     return DriftReport(
         status="alarm" if alarm else "stable",
@@ -203,10 +204,10 @@ def _too_small(excess: float, config: DriftConfig) -> str:
     )
 
 
-def _out_of_reach(law: NullLaw, level: float) -> str:
-    lack = "An alarm needs both statistics" if law.reaches(level) else "No alarm is possible"
+def _out_of_reach(most: int, level: float) -> str:
+    lack = "An alarm needs both statistics" if reaches(most, level) else "No alarm is possible"
     return (
-        f"{lack}: the p-values of {law.n_permutations:,} permutations are too coarse for a level "
+        f"{lack}: the p-values of {most:,} permutations are too coarse for a level "
         f"of {level:.2g}. Raise max_permutations to {math.ceil(2 / level):,} or more."
     )
 

@@ -37,7 +37,12 @@ class NullLaw:
 
     @classmethod
     def of(cls, pool: Pool, rng: np.random.Generator, config: DriftConfig, level: float) -> NullLaw:
-        """Split `n_permutations` times, and up to `max_permutations` where it matters.
+        """Split `n_permutations` times, and `max_permutations` times where it matters.
+
+        It matters where the first splits say `EXTEND_BELOW` or less: no alarm of a corrected level
+        is possible elsewhere, and without more splits such a level could never be reached. With
+        fewer than 199 first splits one statistic alone could not say so little (see `reaches`), so
+        there a level out of reach asks for more of them too.
 
         Going on after a small p-value cannot raise the level. An alarm needs the p-value that is
         reported: that of all splits if there was an extension, else that of the first. For a level
@@ -46,9 +51,11 @@ class NullLaw:
         """
         observed = split_statistics(pool, pool.observed())
         law = cls(observed, observed.score, observed.largest, observed.novelty)
-        law = law._with(split_in_blocks(pool, rng, config.n_permutations))
-        more = config.max_permutations - config.n_permutations
-        if more > 0 and (not law.reaches(level) or law.p_values()[0] <= EXTEND_BELOW):
+        n_first = config.n_permutations
+        law = law._with(split_in_blocks(pool, rng, n_first))
+        coarse = not reaches(n_first, EXTEND_BELOW, n_statistics=2) and not reaches(n_first, level)
+        more = config.max_permutations - n_first
+        if more > 0 and (coarse or law.p_values()[0] <= EXTEND_BELOW):
             law = law._with(split_in_blocks(pool, rng, more))
         return law
 
@@ -64,14 +71,6 @@ class NullLaw:
     def n_permutations(self) -> int:
         """Random splits B."""
         return len(self.score) - 1
-
-    def reaches(self, level: float, n_statistics: int = 1) -> bool:
-        """Say whether any p-value of so many splits is at most `level`.
-
-        The smallest is 1 / (B + 1). The combined one is so small only where the observed split is
-        the largest by both statistics; where it is by one, the largest by the other ties with it.
-        """
-        return round(level * len(self.score), 9) >= n_statistics
 
     def p_values(self) -> tuple[float, float, float]:
         """Return the p-values: combined, of the score, of the largest single change."""
@@ -92,6 +91,19 @@ class NullLaw:
         """
         rank = max(1, math.floor(round(level * len(self.score), 9)))
         return float(np.partition(self.score[1:], -rank)[-rank])
+
+
+def reaches(n_permutations: int, level: float, n_statistics: int = 1) -> bool:
+    """Say whether any p-value of so many random splits is at most `level`.
+
+    The smallest is 1 / (B + 1). The combined one is so small only where the observed split is the
+    largest by both statistics; where it is by one, the largest by the other ties with it.
+
+    Examples:
+        >>> reaches(999, 0.001), reaches(999, 0.001, n_statistics=2)
+        (True, False)
+    """
+    return round(level * (n_permutations + 1), 9) >= n_statistics
 
 
 def _ranks(values: Floats) -> NDArray[np.int64]:

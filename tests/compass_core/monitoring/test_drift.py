@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from compass_core.config import DriftConfig
 from compass_core.errors import DataError
 from compass_core.monitoring.drift import Sample, check_level, detect_drift
-from compass_core.monitoring.null_law import NullLaw
+from compass_core.monitoring.null_law import NullLaw, reaches
 from compass_core.selection.gap import js_divergence
 
 K = 6
@@ -135,7 +135,7 @@ def test_score_is_above_the_threshold_exactly_when_its_own_p_value_is_significan
     score = np.round(rng.random(n), 2)  # with ties
     law = NullLaw(None, score, score, score)
     significant = law.p_values()[1] <= level
-    if law.reaches(level):
+    if reaches(n - 1, level):
         assert significant == (score[0] > law.threshold(level))
     else:
         assert not significant
@@ -342,14 +342,26 @@ def test_permutations_are_extended_where_the_first_ones_find_something():
     assert loud.p_value == 1 / 2_000
 
 
-def test_permutations_are_extended_where_a_corrected_level_could_not_be_reached():
-    config = change(ANY_SIZE, n_permutations=199, max_permutations=1_999)
+def test_a_stable_check_is_not_extended_whatever_the_level_and_an_alarm_is_still_possible():
+    config = change(ANY_SIZE, n_permutations=199, max_permutations=9_999)
+    quiet = make_sample(1, 500), make_sample(2, 300)
+    loud = make_sample(1, 500), make_sample(2, 300, shares=[0.5, 0.1, 0.1, 0.1, 0.1, 0.1])
+    for n_languages in (1, 2, 3, 42):
+        stable = detect_drift(*quiet, K, config, n_languages=n_languages, seed=0)
+        assert (stable.status, stable.n_permutations) == ("stable", 199)
+        assert stable.score <= stable.threshold
+        assert not stable.notes[1:]  # the first one tells of the unknown users
+        alarm = detect_drift(*loud, K, config, n_languages=n_languages, seed=0)
+        assert (alarm.status, alarm.n_permutations) == ("alarm", 9_999)
+
+
+def test_too_few_first_permutations_are_extended_where_the_level_is_out_of_their_reach():
+    config = change(ANY_SIZE, n_permutations=99, max_permutations=1_999)
     samples = make_sample(1, 500), make_sample(2, 300)
-    reached = detect_drift(*samples, K, config, n_languages=2, seed=0)  # .005 = 1 / 200
-    assert reached.n_permutations == 199
-    corrected = detect_drift(*samples, K, config, n_languages=3, seed=0)
+    reached = detect_drift(*samples, K, config, seed=0)  # .01 = 1 / 100
+    assert reached.n_permutations == 99
+    corrected = detect_drift(*samples, K, config, n_languages=2, seed=0)
     assert corrected.n_permutations == 1_999
-    assert not corrected.notes[1:]  # the first one tells of the unknown users
 
 
 def test_level_that_only_both_statistics_together_can_reach_is_told():
