@@ -10,7 +10,12 @@ from pydantic import BaseModel, ConfigDict
 class Config(BaseModel):
     """Base of all configuration: immutable, and a misspelt key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,  # what was given may be a password
+    )
 
     not_in_key: ClassVar[frozenset[str]] = frozenset()
     """Fields that cannot change a result (a device, a batch size) or enter by content instead."""

@@ -222,11 +222,15 @@ def _resolve_corpus(corpus: Any, name: str, folder: Path, document: Document) ->
 
 
 def _resolve_log(log: dict[str, Any], folder: Path, document: Document) -> None:
-    """Make the place of a usage log absolute: files, or a database that is a file."""
+    """Make the place of a usage log absolute: files, or a database that is a file.
+
+    ``env:NAME`` stays as it is, so that what the variable holds is kept nowhere.
+    """
     _resolve_corpus(log, "monitoring.log", folder, document)
     key = "monitoring.log.database"
     given, kind = log.get("database"), log.get("database_type", "duckdb")
-    if isinstance(given, str) and given and kind in _FILE_DATABASES:
+    is_file = kind in _FILE_DATABASES and not str(given).startswith("env:")
+    if isinstance(given, str) and given and is_file:
         start = Path.cwd() if key in document.overridden else folder
         log["database"] = _corpus_path({}, given, key, start, document)
 

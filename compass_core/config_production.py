@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+import re
+from typing import Final, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from compass_core.config_base import Config
+
+_SECRET: Final = re.compile(
+    r"//[^/\s:]*:\S*@|\b(?:\w*password|passwd|pwd)\s*=", re.IGNORECASE | re.ASCII
+)
+"""What a connection string with a password looks like: ``//user:secret@`` or ``password=``."""
 
 
 # --------------------------------------------------------------------------- production
@@ -42,7 +55,8 @@ class UsageLogConfig(Config):
     """Folder, file or pattern of JSONL or Parquet files (`logs/*.jsonl.gz`), or a list of them."""
 
     database: str = ""
-    """A DuckDB file, or a connection string together with `database_type`; instead of `path`."""
+    """A DuckDB file, or a connection string together with `database_type`; instead of `path`.
+    `env:NAME` takes it from the environment when the log is read: the place for a password."""
 
     database_type: Literal["duckdb", "sqlite", "postgres", "mysql"] = "duckdb"
     """Kind of `database`; all but duckdb need DuckDB's extension of that name to be installed."""
@@ -63,6 +77,16 @@ class UsageLogConfig(Config):
     keep: Literal["clusters", "text"] = "clusters"
     """What is kept of a record: its cluster, its distance and hashed ids, or its text as well."""
 
+    @field_validator("database")
+    @classmethod
+    def _without_password(cls, value: str) -> str:
+        if _SECRET.search(value):
+            raise ValueError(
+                "holds a password, and the configuration is kept with every run: write env:NAME "
+                "here and put the connection string into the environment variable NAME"
+            )
+        return value
+
 
 class DriftConfig(Config):
     """When a change of usage is an alarm, and when alarms are a drift."""
@@ -75,7 +99,7 @@ class DriftConfig(Config):
     """Permutations of a check."""
 
     max_permutations: int = Field(19_999, ge=99)
-    """Permutations when the first ones say p <= .01, or when a corrected level needs more."""
+    """Permutations when the first ones say p <= .01; a corrected level needs 2 / level of them."""
 
     unit: Literal["user", "session", "prompt"] = "user"
     """What is resampled. Prompts of one user are not independent; `prompt` is right only where
@@ -111,7 +135,8 @@ class DriftConfig(Config):
 
     min_effect: NonNegativeFloat = 0.0
     """Smallest drift score (bits, beyond what no change would give) that can be an alarm: very
-    large windows make every triviality significant."""
+    large windows make every triviality significant. Above 0, a change of nothing but the share
+    of prompts outside every radius is never an alarm, because the score does not see it."""
 
     @model_validator(mode="after")
     def _level_within_reach(self) -> Self:

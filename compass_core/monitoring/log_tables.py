@@ -7,6 +7,7 @@ and no error has one that does as its cause.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -24,6 +25,7 @@ from compass_core.monitoring.records import RecordReader
 from compass_core.reading.files import expand_home
 
 _BATCH_ROWS: Final = 4096
+_FROM_ENVIRONMENT: Final = "env:"
 _SLACK: Final = timedelta(days=1)
 """A column without a zone may be up to this far from UTC."""
 
@@ -49,7 +51,7 @@ def table_rows(
         watermark: Older rows are left out, where the time column is a timestamp; else all are read.
 
     Raises:
-        ConfigError: no table is named.
+        ConfigError: no table is named, or the variable of ``env:NAME`` is not set.
         DataError: the extension is not installed, or the database or table cannot be opened.
     """
     if not config.table:
@@ -97,11 +99,25 @@ def _connection(scratch: Path) -> duckdb.DuckDBPyConnection:
     return connection
 
 
+def _address(config: UsageLogConfig) -> str:
+    """Return what to attach; a variable is looked up here and its value is kept nowhere."""
+    if not config.database.startswith(_FROM_ENVIRONMENT):
+        return config.database
+    name = config.database.removeprefix(_FROM_ENVIRONMENT)
+    found = os.environ.get(name, "")
+    if not found:
+        raise ConfigError(
+            f"monitoring.log.database is env:{name[:80]}, and that environment variable is not "
+            "set - set it where COMPASS runs (for a deployment, in the worker's environment)"
+        )
+    return found
+
+
 def _attach(
     connection: duckdb.DuckDBPyConnection, config: UsageLogConfig, base_folder: Path
 ) -> None:
     kind = config.database_type
-    address = config.database
+    address = _address(config)
     if kind in ("duckdb", "sqlite"):
         path = base_folder / expand_home(address)
         if "://" in address or not path.is_file():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compass_core.config import AdaptConfig, FilesData, StudyConfig
+from compass_core.config import AdaptConfig, FilesData, StudyConfig, UsageLogConfig
 from compass_core.config_files import dump_config, load_config
 from compass_core.errors import CompassError, ConfigError
 from compass_core.strict_yaml import dump_yaml, parse_yaml, scalar
@@ -280,6 +280,39 @@ def test_the_place_of_a_usage_log_starts_from_the_file_and_is_never_a_hub_id(wri
     assert log.database == str(tmp_path / "usage.duckdb")
     remote = ["monitoring.log.database_type=postgres", "monitoring.log.database=host=db user=me"]
     assert load_config(path, remote).monitoring.log.database == "host=db user=me"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "host=db user=me password=hunter2",
+        "user=me PASSWD = hunter2",
+        "postgres://me:hunter2@db/app",
+        "postgresql://db/app?user=me&password=hunter2",
+        "mysql://:hun/ter2@db",
+    ],
+)
+def test_a_password_in_the_configuration_is_refused_and_not_repeated(write, address):
+    path = write("languages: [sw]\n")
+    overrides = ["monitoring.log.database_type=postgres", f"monitoring.log.database={address}"]
+    with pytest.raises(ConfigError, match=r"holds a password.*write env:NAME") as caught:
+        load_config(path, overrides)
+    assert "ter2" not in str(caught.value)
+    with pytest.raises(ValueError, match="holds a password") as refused:
+        UsageLogConfig(database=address)
+    assert "ter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["duckdb", "postgres"])
+def test_a_database_in_the_environment_stays_there(write, kind, monkeypatch):
+    monkeypatch.setenv("USAGE_LOG", "postgres://me:hunter2@db/app")
+    path = write(
+        "languages: [sw]\nmonitoring:\n"
+        f"  log: {{database: 'env:USAGE_LOG', database_type: {kind}}}\n"
+    )
+    config = load_config(path)
+    assert config.monitoring.log.database == "env:USAGE_LOG"
+    assert "hunter2" not in dump_config(config)
 
 
 def test_a_level_that_no_permutation_can_reach_is_refused(write):

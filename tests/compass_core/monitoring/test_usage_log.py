@@ -441,13 +441,26 @@ def test_view_that_reads_other_files_is_refused(usage, database):
 
 
 @pytest.mark.parametrize("kind", ["postgres", "mysql"])
-def test_missing_extension_is_never_installed_and_the_address_is_never_repeated(usage, kind):
-    address = "host=db user=me password=hunter2"
-    config = table_config(usage, database_type=kind, database=address)
+def test_missing_extension_is_never_installed_and_the_address_is_never_repeated(
+    usage, kind, monkeypatch
+):
+    monkeypatch.setenv("USAGE_LOG", "host=127.0.0.1 port=1 user=me password=hunter2")
+    config = table_config(usage, database_type=kind, database="env:USAGE_LOG")
     with pytest.raises(DataError) as caught:
         usage.take_in(config)
-    assert "hunter2" not in str(caught.value)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+    assert caught.value.__cause__ is None
     assert f"INSTALL {kind}" in str(caught.value) or "cannot be read" in str(caught.value)
+
+
+def test_address_is_taken_from_the_environment_when_the_log_is_read(usage, database, monkeypatch):
+    config = table_config(usage, database="env:USAGE_LOG")
+    monkeypatch.delenv("USAGE_LOG", raising=False)
+    with pytest.raises(ConfigError, match="env:USAGE_LOG, and that environment variable is not"):
+        usage.take_in(config)
+    monkeypatch.setenv("USAGE_LOG", str(database))
+    assert usage.take_in(config).n_new == 100
+    assert str(database) not in config.model_dump_json()
 
 
 def test_sqlite_is_read_where_its_extension_is_installed(usage):
