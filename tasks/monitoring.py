@@ -20,7 +20,7 @@ from compass_core.config import AdaptConfig, MonitoringConfig, Recipe
 from compass_core.errors import DataError, StoreError, TransientError
 from compass_core.languages import canonical_language, language_name
 from compass_core.monitoring.drift import Sample
-from compass_core.monitoring.history import comparison_start
+from compass_core.monitoring.history import History, comparison_start
 from compass_core.monitoring.observations import ObservationLog
 from compass_core.monitoring.outbox import Outbox
 from compass_core.monitoring.privacy import open_key
@@ -29,7 +29,7 @@ from compass_core.monitoring.reports import AppendReport
 from compass_core.monitoring.windows import Window
 from compass_core.storage import file_lock, write_json
 from tasks.baseline import Baseline, open_baseline
-from tasks.drift_windows import Watch, event_of, judge
+from tasks.drift_windows import Watch, event_of, is_enough, judge
 from tasks.events import open_outbox, send_event, server_address
 from tasks.monitoring_report import LAST_NAME, open_history
 from tasks.progress import beat
@@ -70,9 +70,10 @@ def monitor_language(language: str, config: AdaptConfig, base_folder: str) -> di
         if baseline is None:
             return outcome | {"status": "no champion"}
         watch = Watch(language, config, len(config.languages), baseline, datetime.now(UTC))
+        history = open_history(language)
         outcome |= {"champion": baseline.version, "space": baseline.fingerprint}
-        outcome |= _observe(watch, Path(base_folder), outcome)
-        outcome["windows"] = list(_decide(watch))
+        outcome |= _observe(watch, history, Path(base_folder), outcome)
+        outcome["windows"] = list(_decide(watch, history))
         outcome |= _send(language, config.monitoring)
         outcome["status"] = _status(outcome)
         write_json(usage_folder(language) / LAST_NAME, outcome)
@@ -85,11 +86,12 @@ def open_log(language: str) -> ObservationLog:
     return ObservationLog(usage_folder(language), key)
 
 
-def _observe(watch: Watch, base_folder: Path, outcome: Mapping[str, Any]) -> dict[str, Any]:
+def _observe(
+    watch: Watch, history: History, base_folder: Path, outcome: Mapping[str, Any]
+) -> dict[str, Any]:
     """Take in what is new in the log."""
     beat(watch.language, "read", "running")
-    entries = open_history(watch.language).entries()
-    since = comparison_start(entries, watch.baseline.fingerprint)
+    since = comparison_start(history.entries(), watch.baseline.fingerprint)
     notes = list(outcome["notes"])
     if since is not None:
         notes.append(
@@ -110,31 +112,43 @@ def _observe(watch: Watch, base_folder: Path, outcome: Mapping[str, Any]) -> dic
     return {"read": report.to_dict(), "notes": [*notes, *report.warnings]}
 
 
-def _decide(watch: Watch) -> Iterator[dict[str, Any]]:
-    """Decide on every closed window, oldest first; yield what is told about each of them."""
-    log, history = open_log(watch.language), open_history(watch.language)
-    outbox = open_outbox(watch.language)
-    for window in log.windows(watch.config, watch.now, watch.baseline.fingerprint):
-        if window.decided:
-            continue
+def _decide(watch: Watch, history: History) -> Iterator[dict[str, Any]]:
+    """Decide on every closed window, oldest first; yield what is told about each of them.
+
+    Of windows that are caught up on in one run only the newest may declare a drift.
+    """
+    log, outbox = open_log(watch.language), open_outbox(watch.language)
+    listed = log.windows(watch.config, watch.now, watch.baseline.fingerprint)
+    undecided = [window for window in listed if not window.decided]
+    last = _newest_enough(watch, undecided)
+    for window in undecided:
         if window.n_empty or not window.closed:
             yield _untested(window)
             continue
         entry = history.find(window.space, window.name)
         if entry is None:
-            entry = _conclude(watch, window, outbox)
+            entry = _conclude(watch, window, history, outbox, last)
         log.mark_decided(window)
         beat(watch.language, "decide", "done", 1.0, f"{window.name} {entry['status']}")
         yield entry
 
 
-def _conclude(watch: Watch, window: Window, outbox: Outbox) -> dict[str, Any]:
+def _newest_enough(watch: Watch, windows: Sequence[Window]) -> str:
+    """Return the name of the newest closed window that is large enough for a decision."""
+    for window in reversed(windows):
+        if window.closed and window.n_prompts and is_enough(watch, window):
+            return window.name
+    return ""
+
+
+def _conclude(
+    watch: Watch, window: Window, history: History, outbox: Outbox, last: str
+) -> dict[str, Any]:
     """Test one window, write the event of a drift, and remember what was said: in this order."""
-    history = open_history(watch.language)
     earlier = history.entries()
     own = (window.space, window.name)
     others = [e for e in outbox.pending() if (e.space, e.windows[-1]) != own]
-    entry = judge(watch, window, earlier, others[-1].id if others else "")
+    entry = judge(watch, window, earlier, others[-1].id if others else "", last)
     if entry["drift_detected"]:
         entry["event"] = outbox.put(event_of(entry, earlier)).id
     history.add(entry)

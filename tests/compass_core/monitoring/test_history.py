@@ -37,6 +37,37 @@ def test_what_was_said_once_stays(history):
     assert history.find("b", "2026-11-19") is None
 
 
+def test_the_file_is_read_once_and_another_reader_sees_every_addition(history, monkeypatch):
+    from compass_core.monitoring import history as module
+
+    read, real = [], module.read_json
+    monkeypatch.setattr(module, "read_json", lambda path: read.append(path) or real(path))
+    history.add(entry("2026-11-01"))
+    again = History(history.path)
+    for day in range(2, 10):
+        again.add(entry(f"2026-11-{day:02d}"))
+        assert again.find("a", f"2026-11-{day:02d}")
+        assert len(again.entries()) == day
+    assert len(read) == 2
+    assert History(history.path).entries() == again.entries()
+
+
+def test_what_could_not_be_written_was_not_said(history, monkeypatch):
+    from compass_core.monitoring import history as module
+
+    def full(*_):
+        raise OSError("no space left")
+
+    history.add(entry("2026-11-19"))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_text", full)
+        with pytest.raises(OSError, match="no space"):
+            history.add(entry("2026-11-20"))
+    assert history.find("a", "2026-11-20") is None
+    history.add(entry("2026-11-20"))
+    assert len(History(history.path).entries()) == 2
+
+
 def test_a_new_space_starts_where_the_old_one_ended(history):
     assert comparison_start(history.entries(), "a") is None
     history.add(entry("2026-11-19"))
