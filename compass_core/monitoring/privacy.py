@@ -23,6 +23,15 @@ KEY_BYTES: Final = 16
 
 KEY_VARIABLE: Final = "COMPASS_PRIVACY_KEY"
 KEY_NAME: Final = "secret.key"
+CHECK_NAME: Final = "key.check"
+"""Tells, beside the hashes, with which secret they were made, without telling the secret."""
+
+_CHECKED: Final = b"check\0COMPASS"
+_OTHERWISE: Final = (
+    "With another one every record would be counted a second time and forgotten ids would come "
+    "back. Where it is lost for good, move the folder usage and the file forgotten away: "
+    "monitoring begins anew."
+)
 _SECRET_BYTES: Final = 32
 _SHORTEST_SECRET: Final = 16
 _REMEMBERED: Final = 65_536
@@ -40,32 +49,61 @@ def open_key(folder: Path, environment: Mapping[str, str]) -> bytes:
 
     Raises:
         ConfigError: the variable is shorter than 16 characters.
-        StoreError: the file is damaged.
+        StoreError: the file is damaged or lost, or the secret is not the one that was used before.
     """
+    key = _given_key(environment) or _own_key(folder)
+    _check_same(folder, key)
+    return key
+
+
+def _given_key(environment: Mapping[str, str]) -> bytes:
     given = environment.get(KEY_VARIABLE, "")
-    if given:
-        if len(given) < _SHORTEST_SECRET:
-            raise ConfigError(
-                f"{KEY_VARIABLE} has {len(given)} characters; give {_SHORTEST_SECRET} or more, for "
-                'example of `python -c "import secrets; print(secrets.token_hex(32))"`.'
-            )
-        return given.encode()
+    if given and len(given) < _SHORTEST_SECRET:
+        raise ConfigError(
+            f"{KEY_VARIABLE} has {len(given)} characters; give {_SHORTEST_SECRET} or more, for "
+            'example of `python -c "import secrets; print(secrets.token_hex(32))"`.'
+        )
+    return given.encode()
+
+
+def _own_key(folder: Path) -> bytes:
     path = folder / KEY_NAME
     if not path.exists():
         with file_lock(folder / f".{KEY_NAME}.lock"):
             if not path.exists():
+                if (folder / CHECK_NAME).exists():
+                    raise StoreError(
+                        f"{path} is missing, and this home was used with a secret. Restore it from "
+                        f"a back-up, or set {KEY_VARIABLE} as it was. {_OTHERWISE}"
+                    )
                 folder.chmod(0o700)
                 write_bytes(path, secrets.token_bytes(_SECRET_BYTES))
                 path.chmod(0o600)
     key = path.read_bytes()
     if len(key) < _SHORTEST_SECRET:
         raise StoreError(
-            f"{path} is damaged ({len(key)} bytes). Restore it from a back-up; without it what was "
-            "observed before cannot be matched to records, and `compass forget` finds nothing."
+            f"{path} is damaged ({len(key)} bytes). Restore it from a back-up. {_OTHERWISE}"
         )
     if path.stat().st_mode & 0o077:
         path.chmod(0o600)
     return key
+
+
+def _check_same(folder: Path, key: bytes) -> None:
+    """Refuse another secret than the first one: records would double, forgotten ids come back."""
+    path = folder / CHECK_NAME
+    value = hmac.digest(key, _CHECKED, "sha256")[:KEY_BYTES].hex()
+    if not path.exists():
+        with file_lock(folder / f".{KEY_NAME}.lock"):
+            if not path.exists():
+                write_bytes(path, value.encode())
+                path.chmod(0o600)
+    if not hmac.compare_digest(path.read_bytes(), value.encode()):
+        raise StoreError(
+            f"The secret of hashed ids is not the one that {folder} was made with: restore "
+            f"{KEY_NAME} from a back-up, or set {KEY_VARIABLE} as it was (unset it if it was not "
+            f"set then). {_OTHERWISE}"
+        )
 
 
 class Hasher:

@@ -370,9 +370,33 @@ def test_key_is_made_once_and_only_its_owner_can_read_it(tmp_path):
 def test_key_of_the_environment_comes_first_and_must_be_long(tmp_path):
     given = {"COMPASS_PRIVACY_KEY": "0123456789abcdef"}
     assert open_key(tmp_path, given) == b"0123456789abcdef"
-    assert not list(tmp_path.iterdir())
+    assert not (tmp_path / "secret.key").exists()
     with pytest.raises(ConfigError, match="give 16 or more"):
         open_key(tmp_path, {"COMPASS_PRIVACY_KEY": "short"})
+
+
+def test_another_key_than_the_first_one_is_refused_with_advice(tmp_path):
+    given = {"COMPASS_PRIVACY_KEY": "0123456789abcdef"}
+    own = open_key(tmp_path, {})
+    check = (tmp_path / "key.check").read_bytes()
+    assert own.hex() not in check.decode()
+    with pytest.raises(StoreError, match=r"E62 .*not the one.*unset it"):
+        open_key(tmp_path, given)
+    assert (tmp_path / "key.check").read_bytes() == check
+    (tmp_path / "secret.key").unlink()
+    with pytest.raises(StoreError, match=r"is missing.*Restore it"):
+        open_key(tmp_path, {})
+    (tmp_path / "secret.key").write_bytes(bytes(32))
+    with pytest.raises(StoreError, match="counted a second time"):
+        open_key(tmp_path, {})
+    (tmp_path / "secret.key").write_bytes(own)
+    assert open_key(tmp_path, {}) == own
+
+
+def test_home_of_a_given_key_makes_no_other_one_when_the_variable_is_forgotten(tmp_path):
+    open_key(tmp_path, {"COMPASS_PRIVACY_KEY": "0123456789abcdef"})
+    with pytest.raises(StoreError, match="COMPASS_PRIVACY_KEY as it was"):
+        open_key(tmp_path, {})
 
 
 def test_damaged_key_is_never_replaced_silently(tmp_path):
