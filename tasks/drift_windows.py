@@ -24,11 +24,11 @@ from compass_core.monitoring.drift import (
 )
 from compass_core.monitoring.history import Entry
 from compass_core.monitoring.outbox import DriftEvent
-from compass_core.monitoring.samples import count_units
+from compass_core.monitoring.samples import count_units, resampled, shortfall
 from compass_core.monitoring.shown import cluster_counts, counts_table, may_be_shown
 from compass_core.monitoring.windows import Window
 from compass_core.records import ArtifactRef
-from compass_core.seeding import derive_seed
+from compass_core.seeding import derive_rng, derive_seed
 from compass_core.storage import fingerprint, read_json, write_json, write_table
 from tasks.baseline import Baseline
 from tasks.settings import open_store
@@ -62,7 +62,9 @@ class Watch:
         return self.recipe.monitoring
 
 
-def judge(watch: Watch, window: Window, earlier: Sequence[Entry], pending: str) -> dict[str, Any]:
+def judge(
+    watch: Watch, window: Window, earlier: Sequence[Entry], pending: str, last: str
+) -> dict[str, Any]:
     """Return what is said about a closed window, as plain values; the artefact is made once.
 
     Args:
@@ -70,6 +72,8 @@ def judge(watch: Watch, window: Window, earlier: Sequence[Entry], pending: str) 
         window: The window.
         earlier: The windows decided before, in the order of the decisions.
         pending: Id of an event whose update is still to come; empty if there is none.
+        last: Name of the newest of the windows that are decided together; it alone may declare a
+            drift, because an update is for what is asked now.
     """
     store = open_store()
     key = _key(watch, window)
@@ -82,9 +86,18 @@ def judge(watch: Watch, window: Window, earlier: Sequence[Entry], pending: str) 
         }
         with store.build(KIND, key, provenance) as draft:
             draft.rows = window.n_prompts
-            _write(draft.folder, watch, window, earlier, pending)
+            _write(draft.folder, watch, window, earlier, (pending, last))
         ref = store.put(KIND, key, draft)
     return read_window(ref)
+
+
+def is_enough(watch: Watch, window: Window) -> bool:
+    """Tell whether a closed window is large enough for a decision; nothing is tested."""
+    config = watch.config.drift
+    sample = window.sample(config)
+    rng = derive_rng(watch.recipe.seed, "drift")
+    groups, *_ = resampled(watch.baseline.reference, sample, config, rng)
+    return not shortfall(groups, (count_units(groups[0]), count_units(groups[1])), config)
 
 
 def read_window(ref: ArtifactRef) -> dict[str, Any]:
@@ -126,7 +139,7 @@ def _key(watch: Watch, window: Window) -> str:
 
 
 def _write(
-    folder: Path, watch: Watch, window: Window, earlier: Sequence[Entry], pending: str
+    folder: Path, watch: Watch, window: Window, earlier: Sequence[Entry], limits: tuple[str, str]
 ) -> None:
     baseline, config = watch.baseline, watch.config
     sample = window.sample(config.drift)
@@ -139,7 +152,8 @@ def _write(
         n_languages=watch.n_languages,
         seed=seed,
     )
-    decision = _decide(watch, report, earlier, pending)
+    decision = _decide(watch, report, earlier, window.name, limits)
+    told = [decision.reason] if report.status == "alarm" and not decision.drift_detected else []
     counts = counts_table(baseline.reference, sample, baseline.labels, config.min_shown)
     write_table(folder / "counts.parquet", counts)
     facts = report.to_dict() | {
@@ -155,7 +169,7 @@ def _write(
         "n_units": None if sample.units is None else count_units(sample),
         "n_late": window.n_late,
         "moved": shown_moves(report.moved, baseline, sample, config.min_shown),
-        "notes": [*report.notes, *_notes(window, sample, config)],
+        "notes": [*report.notes, *_notes(window, sample, config), *told],
         "drift_detected": decision.drift_detected,
         "in_cooldown": decision.in_cooldown,
         "n_consecutive": decision.n_consecutive,
@@ -170,14 +184,17 @@ def _write(
 
 
 def _decide(
-    watch: Watch, report: DriftReport, earlier: Sequence[Entry], pending: str
+    watch: Watch, report: DriftReport, earlier: Sequence[Entry], name: str, limits: tuple[str, str]
 ) -> DriftDecision:
+    pending, last = limits
     checks = [_check(place, entry, watch.baseline) for place, entry in enumerate(earlier)]
     newest = Check(_moment(len(checks)), report.status, report.p_value, report.level)
     decision = decide_drift([*checks, newest], watch.config.drift)
-    if not decision.drift_detected or not pending:
+    if not decision.drift_detected or not (pending or last != name):
         return decision
-    reason = f"The update of the drift {pending[:12]} is still to come, so none is declared."
+    reason = f"Newer windows were waiting, and {last}, the newest of them, says whether it lasts."
+    if pending:
+        reason = f"The update of the drift {pending[:12]} is still to come, so none is declared."
     return DriftDecision(False, decision.in_cooldown, decision.n_consecutive, reason)
 
 

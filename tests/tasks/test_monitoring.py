@@ -169,8 +169,10 @@ def test_without_any_log_line_the_monitor_waits(watched):
 def test_after_a_drift_no_other_is_declared_while_its_update_is_to_come(watched):
     for day in range(9):
         write_day(watched.logs, day, SHIFTED)
-    outcome = watched.run(9, drift={"cooldown": 0})
-    assert [w["drift_detected"] for w in decided(outcome)].count(True) == 1
+    outcomes = [watched.run(day, drift={"cooldown": 0}) for day in (2, 9)]
+    drifts = [w["drift_detected"] for outcome in outcomes for w in decided(outcome)]
+    assert drifts == [False, True] + [False] * 7
+    outcome = outcomes[-1]
     assert "still to come" in decided(outcome)[-1]["reason"]
     assert len(open_outbox(LANGUAGE).all()) == 1
     open_outbox(LANGUAGE).finish(watched.sent[0], {"status": "refused"})
@@ -179,6 +181,30 @@ def test_after_a_drift_no_other_is_declared_while_its_update_is_to_come(watched)
     outcome = watched.run(11, drift={"cooldown": 0})
     assert outcome["status"] == "drift"
     assert len(open_outbox(LANGUAGE).all()) == 2
+
+
+def test_a_drift_of_the_past_that_newer_windows_contradict_asks_for_no_update(watched):
+    for day in range(5):
+        write_day(watched.logs, day, SHIFTED if day < 3 else EVEN)
+    write_day(watched.logs, 5, SHIFTED, n=60, n_users=50)
+    outcome = watched.run(6)
+    statuses = [w["status"] for w in decided(outcome)]
+    assert statuses == ["alarm"] * 3 + ["stable"] * 2 + ["insufficient"]
+    assert not any(w["drift_detected"] for w in decided(outcome))
+    assert "says whether it lasts" in decided(outcome)[1]["reason"]
+    assert decided(outcome)[1]["reason"] in decided(outcome)[1]["notes"]
+    assert open_outbox(LANGUAGE).all() == []
+
+
+def test_of_several_windows_at_once_the_newest_large_enough_declares_the_drift(watched):
+    for day in range(4):
+        write_day(watched.logs, day, SHIFTED)
+    write_day(watched.logs, 4, SHIFTED, n=60, n_users=50)
+    outcome = watched.run(5)
+    assert [w["drift_detected"] for w in decided(outcome)] == [False] * 3 + [True, False]
+    assert outcome["status"] == "drift"
+    (event,) = open_outbox(LANGUAGE).all()
+    assert event.windows == tuple(w["name"] for w in decided(outcome)[:4])
 
 
 def test_alarms_against_another_champion_are_no_row(watched):
@@ -370,6 +396,7 @@ def test_appending_needs_a_champion(watched):
 def test_an_update_gets_the_usage_of_its_event_or_the_newest(watched):
     for day in range(6):
         write_day(watched.logs, day, SHIFTED if day in (1, 2) else EVEN)
+    watched.run(3)
     watched.run(6)
     (event,) = open_outbox(LANGUAGE).all()
     config = make_config(watched.logs)
