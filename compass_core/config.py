@@ -151,6 +151,11 @@ class Recipe(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _drift_within_reach(self) -> Self:
+        self.monitoring.drift.check_reach(len(getattr(self, "languages", ("one",))))
+        return self
+
 
 class AdaptConfig(Recipe):
     """Adapt one frozen language model to several languages."""

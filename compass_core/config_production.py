@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Final, Literal, Self
+from typing import Final, Literal
 
 from pydantic import (
     Field,
@@ -12,7 +12,6 @@ from pydantic import (
     NonNegativeInt,
     PositiveInt,
     field_validator,
-    model_validator,
 )
 
 from compass_core.config_base import Config
@@ -138,17 +137,45 @@ class DriftConfig(Config):
     large windows make every triviality significant. Above 0, a change of nothing but the share
     of prompts outside every radius is never an alarm, because the score does not see it."""
 
-    @model_validator(mode="after")
-    def _level_within_reach(self) -> Self:
+    def level(self, n_languages: int = 1) -> float:
+        """Return the level of one check of one of so many languages.
+
+        Examples:
+            >>> DriftConfig(alpha=0.01).level(n_languages=4)
+            0.0025
+            >>> DriftConfig(alpha=0.05, over_time="spending", checks_per_year=50).level()
+            0.001
+        """
+        level = self.alpha
+        if self.correct_languages:
+            level /= n_languages
         if self.over_time == "spending":
-            needed = math.ceil(2 * self.checks_per_year / self.alpha)
-            if self.max_permutations < needed - 1:
-                raise ValueError(
-                    f"over_time=spending tests at {self.alpha / self.checks_per_year:.2g}, which "
-                    f"max_permutations={self.max_permutations} cannot reach: set it to "
-                    f"{needed - 1} or more, or fewer checks_per_year"
-                )
-        return self
+            level /= self.checks_per_year
+        return level
+
+    def check_reach(self, n_languages: int) -> None:
+        """Refuse a level that no p-value of `max_permutations` permutations can reach.
+
+        Raises:
+            ValueError: one statistic alone needs 2 / level permutations, less the observed one.
+        """
+        level = self.level(n_languages)
+        needed = math.ceil(round(2 / level, 6)) - 1
+        most = max(self.n_permutations, self.max_permutations)
+        if most >= needed:
+            return
+        shared, others = "", ["a higher alpha"]
+        if self.correct_languages and n_languages > 1:
+            shared += f" / {n_languages} languages"
+            others.append("correct_languages off")
+        if self.over_time == "spending":
+            shared += f" / {self.checks_per_year} checks_per_year"
+            others.append("fewer checks_per_year")
+        raise ValueError(
+            f"monitoring.drift tests at a level of {level:.2g} (alpha {self.alpha:g}{shared}), "
+            f"which max_permutations={most} cannot reach: set monitoring.drift.max_permutations to "
+            f"{needed} or more, or choose {' or '.join(others)}"
+        )
 
 
 class MonitoringConfig(Config):

@@ -22,7 +22,7 @@ from compass_core.monitoring.permutation import DIGITS, Floats, Pool, PooledProm
 from compass_core.monitoring.samples import Sample, count_units, pool_groups, resampled, shortfall
 from compass_core.seeding import derive_rng
 
-__all__ = ["DriftReport", "MovedCluster", "Sample", "Status", "check_level", "detect_drift"]
+__all__ = ["DriftReport", "MovedCluster", "Sample", "Status", "detect_drift"]
 
 Status = Literal["insufficient", "stable", "alarm"]
 
@@ -126,7 +126,7 @@ def detect_drift(
     groups, unit, notes = resampled(reference, current, config, rng)
     units = (count_units(groups[0]), count_units(groups[1]))
     counted: dict[str, Any] = {
-        "level": check_level(config, n_languages),
+        "level": config.level(n_languages),
         "n_reference": len(reference),
         "n_current": len(current),
         "units_reference": units[0],
@@ -140,23 +140,6 @@ def detect_drift(
     pool = pool_groups(groups, units, n_clusters)
     law = NullLaw.of(pool, rng, config, counted["level"])
     return _report(pool, law, config, counted, notes)
-
-
-def check_level(config: DriftConfig, n_languages: int = 1) -> float:
-    """Return the level of one check of one language.
-
-    Examples:
-        >>> check_level(DriftConfig(alpha=0.01), n_languages=4)
-        0.0025
-        >>> check_level(DriftConfig(alpha=0.05, over_time="spending", checks_per_year=50))
-        0.001
-    """
-    level = config.alpha
-    if config.correct_languages:
-        level /= n_languages
-    if config.over_time == "spending":
-        level /= config.checks_per_year
-    return level
 
 
 def _report(

@@ -17,6 +17,11 @@ from compass_core.monitoring.permutation import (
     unit_counts,
 )
 
+_WAY_OUT = {
+    "reference": "Give a larger usage sample and run `compass adapt`",
+    "window": "Lengthen monitoring.window_length (window_size)",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -113,13 +118,17 @@ def count_units(sample: Sample) -> int:
 def shortfall(
     groups: tuple[Sample, Sample], n_units: tuple[int, int], config: DriftConfig
 ) -> list[str]:
-    """Return what is below the minimum: users where they are known, else prompts."""
+    """Return what is below the minimum, and a way out: users where they are known, else prompts."""
     told = []
     for name, group, found in zip(("reference", "window"), groups, n_units, strict=True):
         needs = config.min_prompts if group.units is None else config.min_units
         what = "prompts" if group.units is None else f"{config.unit}s"
+        setting = "min_prompts" if group.units is None else "min_units"
         if found < needs:
-            told.append(f"The {name} has {found:,} {what}; a decision needs {needs:,}.")
+            told.append(
+                f"The {name} has {found:,} {what}; a decision needs {needs:,}. {_WAY_OUT[name]}, "
+                f"or lower monitoring.drift.{setting}."
+            )
     return told
 
 

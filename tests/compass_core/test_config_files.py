@@ -1,6 +1,9 @@
 """Configuration files: strict YAML, typed overrides, every problem in one message."""
 
+import contextlib
+import itertools
 import math
+import string
 import time
 
 import pytest
@@ -9,7 +12,8 @@ from hypothesis import strategies as st
 
 from compass_core.config import AdaptConfig, FilesData, StudyConfig, UsageLogConfig
 from compass_core.config_files import dump_config, load_config
-from compass_core.errors import CompassError, ConfigError
+from compass_core.errors import CompassError, ConfigError, LanguageError
+from compass_core.languages import canonical_language
 from compass_core.strict_yaml import dump_yaml, parse_yaml, scalar
 
 FILES = """
@@ -317,6 +321,34 @@ def test_a_database_in_the_environment_stays_there(write, kind, monkeypatch):
 
 def test_a_level_that_no_permutation_can_reach_is_refused(write):
     path = write("languages: [sw]\nmonitoring: {drift: {over_time: spending}}\n")
-    assert "set it to 72999 or more" in refusal(path)
+    assert "monitoring.drift.max_permutations to 72999 or more" in refusal(path)
     config = load_config(path, ["monitoring.drift.max_permutations=72999"])
     assert config.monitoring.drift.over_time == "spending"
+
+
+def codes(n):
+    """Return the first `n` languages that have a code of two letters."""
+    found = []
+    for letters in itertools.product(string.ascii_lowercase, repeat=2):
+        with contextlib.suppress(LanguageError):
+            found.append(canonical_language("".join(letters)))
+    return list(dict.fromkeys(found))[:n]
+
+
+@pytest.mark.parametrize("n_languages", [1, 42, 100])
+def test_the_default_level_is_within_reach_of_many_languages(n_languages):
+    config = AdaptConfig(languages=codes(n_languages))
+    assert len(config.languages) == n_languages
+
+
+def test_a_level_shared_by_too_many_languages_says_what_to_raise():
+    with pytest.raises(ValueError, match=r"101 languages.*max_permutations to 20199 or more"):
+        AdaptConfig(languages=codes(101))
+    for drift in ({"max_permutations": 20_199}, {"correct_languages": False}, {"alpha": 0.02}):
+        AdaptConfig.model_validate({"languages": codes(101), "monitoring": {"drift": drift}})
+
+
+def test_a_level_spent_over_the_year_is_shared_by_the_languages_too():
+    drift = {"over_time": "spending", "max_permutations": 72_999}
+    with pytest.raises(ValueError, match=r"2 languages / 365 checks_per_year.* 145999 or more"):
+        AdaptConfig.model_validate({"languages": ["sw", "tr"], "monitoring": {"drift": drift}})

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from compass_core.config import DriftConfig
 from compass_core.errors import DataError
-from compass_core.monitoring.drift import Sample, check_level, detect_drift
+from compass_core.monitoring.drift import Sample, detect_drift
 from compass_core.monitoring.null_law import NullLaw, reaches
 from compass_core.selection.gap import js_divergence
 
@@ -296,7 +296,7 @@ def test_window_with_too_few_users_is_insufficient_however_different(n):
     report = detect_drift(reference, current, K, DriftConfig(), seed=0)
     assert report.status == "insufficient"
     assert report.p_value is report.score is None
-    assert report.notes[0] == f"The window has {n} users; a decision needs 200."
+    assert report.notes[0].startswith(f"The window has {n} users; a decision needs 200. Lengthen")
     json.dumps(report.to_dict(), allow_nan=False)
 
 
@@ -305,7 +305,7 @@ def test_window_with_too_few_prompts_of_unknown_users_is_insufficient(n):
     current = Sample(np.full(n, 5), np.ones(n, bool))
     report = detect_drift(make_sample(1, 900), current, K, DriftConfig(), seed=0)
     assert report.status == "insufficient"
-    assert report.notes[0] == f"The window has {n} prompts; a decision needs 500."
+    assert report.notes[0].startswith(f"The window has {n} prompts; a decision needs 500. Length")
 
 
 def test_many_prompts_of_few_users_stay_insufficient():
@@ -313,20 +313,24 @@ def test_many_prompts_of_few_users_stay_insufficient():
     report = detect_drift(make_sample(1, 9_000), current, K, DriftConfig(), seed=0)
     assert report.status == "insufficient"
     assert "150 users; a decision needs 200" in report.notes[0]
+    assert "monitoring.drift.min_units" in report.notes[0]
 
 
 def test_thin_reference_is_insufficient_as_well():
     report = detect_drift(make_sample(1, 100), make_sample(2, 900), K, DriftConfig(), seed=0)
     assert report.status == "insufficient"
-    assert report.notes[0] == "The reference has 100 prompts; a decision needs 500."
+    assert report.notes[0] == (
+        "The reference has 100 prompts; a decision needs 500. Give a larger usage sample and run "
+        "`compass adapt`, or lower monitoring.drift.min_prompts."
+    )
 
 
 # ------------------------------------------------------------------ levels and permutations
 def test_level_is_shared_among_languages_and_spent_over_the_year():
-    assert check_level(DriftConfig(), 10) == pytest.approx(0.001)
-    assert check_level(DriftConfig(correct_languages=False), 10) == 0.01
+    assert DriftConfig().level(10) == pytest.approx(0.001)
+    assert DriftConfig(correct_languages=False).level(10) == 0.01
     spending = DriftConfig(over_time="spending", checks_per_year=100)
-    assert check_level(spending, 2) == pytest.approx(0.01 / 200)
+    assert spending.level(2) == pytest.approx(0.01 / 200)
 
 
 def test_permutations_are_extended_where_the_first_ones_find_something():
