@@ -65,6 +65,10 @@ class Unfinished:
     line: int
 
 
+class Unread(Rejected):
+    """The rest of a file that could not be read this time and may be the next."""
+
+
 Found = tuple[int, dict[str, Any]] | Rejected | Unfinished
 """(line or row, row), or why there is none."""
 
@@ -143,7 +147,10 @@ def read_rows(file: LogFile, reader: RecordReader) -> Iterator[Found]:
     except (pa.ArrowException, UnicodeDecodeError):
         yield Rejected(0, "E20 file: not a valid Parquet file")
     except OSError as error:
-        yield Rejected(0, f"E02 file: cannot be read ({os.strerror(error.errno or 0)})")
+        if error.errno is None:  # the Parquet library says so of damaged pages
+            yield Rejected(0, "E20 file: not a valid Parquet file")
+        else:
+            yield Unread(0, f"E02 file: cannot be read ({os.strerror(error.errno)})")
 
 
 # --------------------------------------------------------------------------- Parquet

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from compass_core.config import UsageLogConfig
 from compass_core.errors import ConfigError
-from compass_core.monitoring.log_files import Unfinished, find_files, read_rows
+from compass_core.monitoring.log_files import Unfinished, Unread, find_files, read_rows
 from compass_core.monitoring.log_tables import table_rows
 from compass_core.monitoring.records import (
     FUTURE_SKEW,
@@ -115,7 +115,8 @@ def read_usage_log(
     """Read what is new in a log, in batches.
 
     A file that has the size, the time and the inode it had when it was last read is passed over,
-    unless a record in it was from the future and its time has come. Any other file is read from its
+    unless a record in it was from the future and its time has come, or it could not be read. Any
+    other file is read from its
     beginning: records are told apart by their ids.
 
     Args:
@@ -168,6 +169,8 @@ def _batches(
         if isinstance(found, Unfinished):
             batch.n_unfinished += 1
             continue
+        if isinstance(found, Unread):
+            state = {}  # nothing to know the file by: it is read again, and its reason is listed
         outcome = found if isinstance(found, Rejected) else reader.read(found[1], found[0])
         batch.take(outcome)
         chars += len(outcome.text) if isinstance(outcome, UsageRecord) else 0

@@ -1,11 +1,13 @@
 """What is read from a log, and what is not: files, tables, bad records."""
 
+import errno
 import gzip
 import json
 import os
 import random
 import traceback
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -188,6 +190,26 @@ def test_packed_file_that_is_still_written_gives_what_it_has(usage):
     assert first.n_rejected == 0
     path.write_bytes(data)
     assert first.n_new + usage.take_in().n_new == 200
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
+def test_file_that_could_not_be_read_is_read_the_next_time(usage, monkeypatch, code):
+    path = usage.write([row(n) for n in range(4)])
+    opened = Path.open
+
+    def fails(self, *args, **kwargs):
+        if self == path:
+            raise OSError(code, os.strerror(code), str(path))
+        return opened(self, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", fails)
+        assert usage.take_in().rejected == {f"E02 file: cannot be read ({os.strerror(code)})": 1}
+    assert usage.log.quarantine(SPACE)["a.jsonl"]["counts"]
+    report = usage.take_in()
+    assert (report.n_new, report.n_rejected) == (4, 0)
+    assert usage.log.quarantine(SPACE) == {}
+    assert usage.take_in().n_unchanged == 1
 
 
 def test_file_that_vanishes_while_the_log_is_read_costs_nothing_else(usage, monkeypatch):
