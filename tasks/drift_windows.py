@@ -217,7 +217,10 @@ def _moment(place: int) -> datetime:
 def shown_moves(
     moved: Sequence[MovedCluster], baseline: Baseline, sample: Sample, min_shown: int
 ) -> list[dict[str, Any]]:
-    """Return the clusters that moved with their labels; counts of few users are left out."""
+    """Return the clusters that moved with their labels; counts of few users are left out.
+
+    So are z and p where a count is: it would follow from them and the count of the other side.
+    """
     counts = [cluster_counts(s, baseline.n_clusters) for s in (baseline.reference, sample)]
     shown = [may_be_shown(c, min_shown) for c in counts]
     rows = []
@@ -233,8 +236,8 @@ def shown_moves(
                     "current_share": move["current_share"] if after else None,
                     "n_reference": int(counts[0][k]) if before else None,
                     "n_current": int(counts[1][k]) if after else None,
-                    "z": move["z"],
-                    "p": move["p"],
+                    "z": move["z"] if before and after else None,
+                    "p": move["p"] if before and after else None,
                 }
             )
     return rows

@@ -27,7 +27,7 @@ from compass_core.monitoring.privacy import open_key
 from compass_core.monitoring.records import UsageRecord
 from compass_core.monitoring.reports import AppendReport
 from compass_core.monitoring.windows import Window
-from compass_core.storage import file_lock, write_json
+from compass_core.storage import file_lock, read_json, write_json
 from tasks.baseline import Baseline, open_baseline
 from tasks.drift_windows import Watch, event_of, is_enough, judge
 from tasks.events import open_outbox, send_event, server_address
@@ -93,7 +93,9 @@ def _observe(
     beat(watch.language, "read", "running")
     since = comparison_start(history.entries(), watch.baseline.fingerprint)
     notes = list(outcome["notes"])
-    if since is not None:
+    last = usage_folder(watch.language) / LAST_NAME
+    told = last.is_file() and read_json(last).get("space") == watch.baseline.fingerprint
+    if since is not None and not told:
         notes.append(
             f"The space is another one than before (encoder or champion changed): what was "
             f"observed until {since:%Y-%m-%d %H:%MZ} stays aside, and a new comparison starts."
@@ -149,7 +151,11 @@ def _conclude(
     own = (window.space, window.name)
     others = [e for e in outbox.pending() if (e.space, e.windows[-1]) != own]
     entry = judge(watch, window, earlier, others[-1].id if others else "", last)
-    if entry["drift_detected"]:
+    known = [e for e in outbox.all() if (e.space, e.windows[-1]) == own]
+    if known:
+        # Announced before a kill, and decided anew since (another setting, the next champion).
+        entry |= {"drift_detected": True, "event": known[0].id}
+    elif entry["drift_detected"]:
         entry["event"] = outbox.put(event_of(entry, earlier)).id
     history.add(entry)
     return entry
@@ -231,6 +237,7 @@ def append_usage(
             "`compass adapt` first, or write the records to a log and set `monitoring.log`.",
             code="E53",
         )
+    since = comparison_start(open_history(code).entries(), baseline.fingerprint)
     log = open_log(code)
     report = log.append(
         records,
@@ -238,6 +245,7 @@ def append_usage(
         baseline.fingerprint,
         now=datetime.now(UTC),
         config=config.monitoring.log,
+        since=since,
     )
     return report.to_dict()
 

@@ -125,6 +125,7 @@ class ObservationLog:
         *,
         now: datetime,
         config: UsageLogConfig | None = None,
+        since: datetime | None = None,
     ) -> AppendReport:
         """Keep an observation of each of `records`; durable on return, safe to repeat.
 
@@ -134,6 +135,7 @@ class ObservationLog:
             space: Fingerprint of the space.
             now: The time.
             config: How columns are named, the time zone, and whether texts are kept.
+            since: Earlier records are left out (`AppendReport.n_before`).
         """
         log = config or UsageLogConfig()
         reader = RecordReader(log, self.language, now)
@@ -148,7 +150,7 @@ class ObservationLog:
                     batch.take(plain.read(_as_row(record), number))
                 else:
                     batch.take(reader.read(record, number))
-            report.add(self._keep(batch, observe, space, keep=log.keep))
+            report.add(self._keep(batch, observe, space, keep=log.keep, since=since))
             if batch.rejected:
                 with self._changed(space) as changed:
                     changed.reject(batch)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from compass_core.errors import DataError, TransientError
+from compass_core.monitoring.history import History
 from compass_core.storage import file_lock, read_json, read_table
 from tasks import monitoring
 from tasks.events import open_outbox, prefect_event
@@ -110,6 +111,9 @@ def test_the_artefact_says_everything_and_no_small_cluster(watched):
     assert moved[0]["label"] == "topic 0"
     assert moved[0]["current_share"] > moved[0]["reference_share"]
     assert moved[1]["current_share"] is None
+    assert (moved[1]["z"], moved[1]["p"]) == (None, None), "the count would follow from them"
+    assert moved[0]["z"] > 0
+    assert moved[0]["p"] <= 0.01
 
 
 def test_a_flood_of_one_prompt_by_one_user_or_by_many_is_no_alarm(watched):
@@ -229,6 +233,7 @@ def test_another_encoder_starts_a_new_comparison_and_leaves_the_old_one_aside(wa
     assert window["space"] == "0ther"
     assert outcome["read"]["n_before"] == 1_200
     assert "new comparison starts" in " ".join(outcome["notes"])
+    assert "new comparison" not in " ".join(watched.run(3)["notes"]), "it is told once"
     assert [e["space"] for e in open_history(LANGUAGE).entries()] == ["5pace", "5pace", "0ther"]
 
 
@@ -237,6 +242,27 @@ def test_no_champion_is_an_outcome_and_no_failure(watched):
     outcome = watched.run(1)
     assert outcome["status"] == "no champion"
     assert "compass adapt" in next_step(outcome)
+
+
+def test_an_event_that_was_written_before_a_kill_is_never_denied(watched, monkeypatch):
+    for day in (0, 1):
+        write_day(watched.logs, day, SHIFTED)
+
+    add = History.add
+
+    def die_after_the_event(history, entry):
+        if "event" in entry:
+            raise KeyboardInterrupt
+        add(history, entry)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(History, "add", die_after_the_event)
+        with pytest.raises(KeyboardInterrupt):
+            watched.run(2)
+    (event,) = open_outbox(LANGUAGE).pending()
+    watched.run(2, drift={"consecutive": 5})
+    last = open_history(LANGUAGE).entries()[-1]
+    assert (last["drift_detected"], last["event"]) == (True, event.id)
 
 
 # ------------------------------------------------------------------ clocks
@@ -385,6 +411,21 @@ def test_records_can_be_appended_from_python_and_count_once(watched):
     Clock.moment = at(1)
     outcome = monitoring.monitor_language(LANGUAGE, config, ".")
     assert [w["status"] for w in decided(outcome)] == ["stable"]
+
+
+def test_appended_records_that_were_decided_in_another_space_are_not_decided_again(watched):
+    write_day(watched.logs, 0)
+    watched.run(1)
+    watched.baseline = FakeBaseline(fingerprint="0ther", seed=1)
+    records = [
+        {"id": i, "time": at(day).isoformat(), "prompt": f"c{i % 8} {i}", "language": "sw"}
+        for i, day in enumerate([0] * 300 + [1] * 400)
+    ]
+    Clock.moment = at(2)
+    report = monitoring.append_usage(make_config(None), "sw", records)
+    assert (report["n_before"], report["n_new"]) == (300, 400)
+    outcome = monitoring.monitor_language(LANGUAGE, make_config(None), ".")
+    assert [w["name"][:10] for w in decided(outcome)] == ["2026-11-02"]
 
 
 def test_appending_needs_a_champion(watched):
