@@ -69,9 +69,7 @@ class _Listing:
         """Tell whether nothing later was decided yet."""
         if self.cutting.by_time:
             return self.horizon is None or self.cutting.start(number) >= self.horizon
-        if any(decided > number for decided in self.decided):
-            return False
-        return bool(self.decided) or number * self.cutting.size > self.last_arrival
+        return number * self.cutting.size > self.last_arrival
 
     def _filled(self, number: int, filling: Filling) -> dict[str, Any]:
         entry = self.decided.get(number)

@@ -236,6 +236,19 @@ def test_another_cutting_decides_nothing_again(usage):
     assert all(window.number * 10 > 71 for window in counted)
 
 
+def test_going_back_to_an_earlier_count_decides_no_prompt_twice(usage):
+    usage.append([row(n) for n in range(40)])
+    decided = []
+    for size, n_windows in ((10, 1), (5, 1), (10, 5)):
+        windows = usage.windows(usage.config(windows="count", window_size=size))
+        waiting = [window for window in windows if window.closed and not window.decided]
+        for window in waiting[:n_windows]:
+            decided += window.table["arrival"].to_pylist()
+            usage.log.mark_decided(window)
+    assert len(set(decided)) == len(decided)
+    assert sorted(decided) == [*range(15), *range(20, 40)]
+
+
 # ------------------------------------------------------------------ the sample
 def test_flood_of_one_prompt_counts_once(usage):
     rows = [row(n, prompt="Habari  YAKO?" if n % 2 else "habari yako?") for n in range(500)]
