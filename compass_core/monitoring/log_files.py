@@ -163,21 +163,52 @@ def _parquet_rows(file: LogFile, reader: RecordReader) -> Iterator[Found]:
         columns = reader.columns(table.schema_arrow.names)
         number = 0
         for batch in table.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
-            for row in _python_rows(batch):
+            for row in python_rows(batch):
                 number += 1
                 yield (number, row) if isinstance(row, dict) else Rejected(number, row)
 
 
-def _python_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
-    """Yield rows as Python values; the reason, for one whose bytes are not UTF-8."""
+def python_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
+    """Yield rows as Python values; the reason, for one with a value that Python has none for."""
+    batch = _with_plain_times(batch)
     try:
         yield from batch.to_pylist()
-    except UnicodeDecodeError:
+    except (ValueError, OverflowError, LookupError):
         for index in range(batch.num_rows):
-            try:
-                yield batch.slice(index, 1).to_pylist()[0]
-            except UnicodeDecodeError:
-                yield "E05 row: not UTF-8"
+            yield _python_row(batch, index)
+
+
+def _python_row(batch: pa.RecordBatch, index: int) -> dict[str, Any] | str:
+    row = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            row[name] = column[index].as_py()
+        except UnicodeDecodeError:
+            return "E05 row: not UTF-8"
+        except (ValueError, OverflowError, LookupError):
+            temporal = pa.types.is_temporal(column.type)
+            return "E49 time: not a time" if temporal else "E20 row: not readable"
+    return row
+
+
+def _with_plain_times(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return timestamps in UTC and microseconds.
+
+    The zone is but how they are shown, and may be one that this machine does not know; a finer unit
+    has no place in Python's times.
+    """
+    return pa.RecordBatch.from_arrays(
+        [_with_plain_time(column) for column in batch.columns], names=batch.schema.names
+    )
+
+
+def _with_plain_time(column: pa.Array) -> pa.Array:
+    kind = column.type
+    if not pa.types.is_timestamp(kind):
+        return column
+    fine = kind.unit == "ns"
+    wanted = pa.timestamp("us" if fine else kind.unit, "UTC" if kind.tz else None)
+    return column.cast(wanted, safe=not fine)
 
 
 def _size(file: LogFile) -> int:

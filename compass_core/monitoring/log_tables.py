@@ -20,8 +20,8 @@ import pyarrow as pa
 from compass_core.config import UsageLogConfig
 from compass_core.errors import ConfigError, DataError
 from compass_core.manifests.schema import LOCK_DOWN, connection_settings
-from compass_core.monitoring.log_files import Found
-from compass_core.monitoring.records import RecordReader
+from compass_core.monitoring.log_files import Found, python_rows
+from compass_core.monitoring.records import RecordReader, Rejected
 from compass_core.reading.files import expand_home
 
 _BATCH_ROWS: Final = 4096
@@ -64,9 +64,9 @@ def table_rows(
             query, values = _query(connection, config, reader, watermark)
             number = 0
             for batch in connection.sql(query, params=values).to_arrow_reader(_BATCH_ROWS):
-                for row in batch.to_pylist():
+                for row in python_rows(batch):
                     number += 1
-                    yield number, row
+                    yield (number, row) if isinstance(row, dict) else Rejected(number, row)
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             raise _unreadable(config, error) from None
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
@@ -189,6 +190,8 @@ def _id(value: Any, field: str) -> str:
         raise _UnusableError(f"E15 {field}: missing")
     if isinstance(value, bytes):
         value = value.hex()
+    if isinstance(value, Decimal) and value == value.to_integral_value():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, (str, int, UUID)):
         raise _UnusableError(f"E11 {field}: neither a text nor an integer")
     text = str(value)

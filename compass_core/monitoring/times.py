@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any, Final
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -88,6 +89,8 @@ def _instant(value: Any, zone: ZoneInfo | None) -> datetime:
         return instant
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return _from_number(value)
+    if isinstance(value, Decimal):  # the wide integers of databases come so
+        return _from_number(float(value))
     raise BadTimeError("no time" if value is None else "not a time")
 
 

@@ -192,6 +192,31 @@ def test_packed_file_that_is_still_written_gives_what_it_has(usage):
     assert first.n_new + usage.take_in().n_new == 200
 
 
+@pytest.mark.parametrize(
+    ("kind", "good", "odd"),
+    [
+        (pa.timestamp("us", "UTC"), 1_772_668_800 * 10**6, 884_541_513_600 * 10**6),
+        (pa.timestamp("ms"), 1_772_668_800_000, 2**62),
+        (pa.date32(), 20_500, 2**31 - 1),
+    ],
+)
+def test_one_odd_time_of_a_parquet_file_costs_its_own_row_only(usage, kind, good, odd):
+    rows = [row(n) for n in range(3)]
+    table = pa.Table.from_pylist(rows)
+    times = pa.array([good, odd, good], pa.int32() if kind == pa.date32() else pa.int64())
+    pq.write_table(table.set_column(1, "time", times.cast(kind)), usage.home / "logs" / "a.parquet")
+    report = usage.take_in(usage.config(log={"time_zone": "UTC"}))
+    assert (report.n_new, dict(report.rejected)) == (2, {"E49 time: not a time": 1})
+
+
+def test_zone_that_is_unknown_here_is_but_how_a_timestamp_is_shown(usage):
+    table = pa.Table.from_pylist([row(1)])
+    times = pa.array([1_772_668_800_000_000_001], pa.timestamp("ns", "Mars/Base"))
+    pq.write_table(table.set_column(1, "time", times), usage.home / "logs" / "a.parquet")
+    [batch] = read(usage.config().log, usage.home)
+    assert [r.time for r in batch.records] == [datetime(2026, 3, 5, tzinfo=UTC)]
+
+
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
 def test_file_that_could_not_be_read_is_read_the_next_time(usage, monkeypatch, code):
     path = usage.write([row(n) for n in range(4)])
@@ -428,6 +453,41 @@ def test_decided_stretch_of_a_table_is_not_read_again(usage, database):
 def test_missing_table_is_named_with_advice(usage, database):
     with pytest.raises(DataError, match=r"'nothing'.*check that the database"):
         usage.take_in(table_config(usage, table="nothing"))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    ["infinity", "-infinity", "30000-01-01 00:00+00"],
+)
+def test_one_odd_time_of_a_table_costs_its_own_row_only(usage, database, odd):
+    with duckdb.connect(str(database)) as connection:
+        connection.execute(
+            "INSERT INTO prompts VALUES (500, ?::TIMESTAMPTZ, 'mpya', 'sw', NULL, '')", [odd]
+        )
+    report = usage.take_in(table_config(usage))
+    assert (report.n_new, dict(report.rejected)) == (100, {"E49 time: not a time": 1})
+
+
+def test_wide_integers_and_whole_decimals_of_a_table_are_ids_and_times(usage):
+    with duckdb.connect(str(usage.home / "app.duckdb")) as connection:
+        connection.execute(
+            "CREATE TABLE prompts (id HUGEINT, user_id DECIMAL(20, 1), time DECIMAL(38, 3), "
+            "prompt VARCHAR, language VARCHAR)"
+        )
+        connection.execute(
+            "INSERT INTO prompts VALUES (5, 1.0, 1772668800.5, 'a', 'sw'), "
+            "(170141183460469231731687303715884105727, 2, 1772668800000, 'b', 'sw'), "
+            "(6, 1.5, 1772668800, 'c', 'sw')"
+        )
+    [batch] = read(table_config(usage).log, usage.home)
+    assert sorted((r.id, r.user) for r in batch.records) == [
+        ("170141183460469231731687303715884105727", "2"),
+        ("5", "1"),
+    ]
+    assert {r.time.replace(microsecond=0) for r in batch.records} == {
+        datetime(2026, 3, 5, tzinfo=UTC)
+    }
+    assert dict(batch.rejected) == {"E11 user or session: neither a text nor an integer": 1}
 
 
 @pytest.mark.parametrize("row_number", [0, 90_000])
