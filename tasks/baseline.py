@@ -27,6 +27,7 @@ from tasks.ingestion import models_of
 from tasks.lineage import Lineage, embedding_identity, lineage_of
 from tasks.pools import Corpus, gather_pool, pool_shards
 from tasks.promotion import configure_tracking, registered_name
+from tasks.retention import keep_space
 from tasks.settings import open_store
 from tasks.spaces import cluster, open_own
 
@@ -105,6 +106,7 @@ def open_baseline(recipe: Recipe, language: str, base_folder: str) -> Baseline |
         return None
     lineage = lineage_of(champion)
     space = watch_space(lineage, recipe, encoder)
+    keep_space(language, space)
     return Baseline(
         name=name,
         version=champion.version,

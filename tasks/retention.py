@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compass_core.errors import StoreError
 from compass_core.monitoring.history import History
-from compass_core.storage import MANIFEST_NAME, file_lock, read_json, write_text
+from compass_core.records import ArtifactRef
+from compass_core.storage import MANIFEST_NAME, canonical_json, file_lock, read_json, write_text
 from tasks import registry
 from tasks.lineage import LINEAGE_TAG
 from tasks.promotion import configure_tracking
-from tasks.settings import compass_home, open_store, runs_folder
+from tasks.settings import compass_home, open_store, runs_folder, usage_folder
 
 _NOT_ARTEFACTS = {"tmp", "locks", "keys", "checkpoints"}
 _LINEAGE_TAGS = (
@@ -22,6 +24,10 @@ _LINEAGE_TAGS = (
     "evaluation_fingerprint",
     LINEAGE_TAG,
 )
+
+
+_SPACE_NAME = "space.json"
+"""The space that usage of a language is watched in, beside its history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,8 @@ def plan_clean(keep_runs: int) -> CleanPlan:
     needed |= {f"lineage/{name}" for name in pinned}
     # What was said about a window stays: its history names it, and it is a few kilobytes.
     needed |= {window["ref"]["path"] for window in _windows()}
+    # Usage is compared within one space: made again with one byte changed, it would be another.
+    needed |= _watched_spaces()
     needed |= _parts(root, needed)
     artefacts = [
         folder
@@ -98,6 +106,35 @@ def _windows() -> list[dict[str, Any]]:
     """Return the decided windows of all languages."""
     paths = (compass_home() / "usage").glob("*/history.json")
     return [window for path in paths for window in History(path).entries()]
+
+
+def keep_space(language: str, space: ArtifactRef) -> None:
+    """Keep the space that usage of a language is watched in, instead of the one before.
+
+    That of a first champion is made when its usage is looked at, so no run and no lineage names it.
+    """
+    path = usage_folder(language) / _SPACE_NAME
+    text = canonical_json({"space": space.to_dict()})
+    if not path.is_file() or path.read_bytes() != text.encode():
+        write_text(path, text)
+
+
+def _watched_spaces() -> set[str]:
+    """Return where the spaces lie that usage is watched in, of all languages.
+
+    Raises:
+        StoreError: a file that names one cannot be read.
+    """
+    found = set()
+    for path in (compass_home() / "usage").glob(f"*/{_SPACE_NAME}"):
+        try:
+            found.add(str(read_json(path)["space"]["path"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"{path} cannot be read ({error}). Run `compass monitor`, which writes it again, "
+                "before anything is deleted."
+            ) from error
+    return found
 
 
 def _champion_fingerprints() -> set[str]:

@@ -354,6 +354,16 @@ def test_an_older_version_without_lineage_says_what_to_do(home):
         open_baseline(CONFIG, LANGUAGE, ".")
 
 
+def test_cleaning_keeps_the_space_that_the_first_champion_is_watched_in(home):
+    from tasks.baseline import open_baseline
+    from tasks.retention import apply_clean, plan_clean
+
+    space = open_baseline(CONFIG, LANGUAGE, ".").space
+    apply_clean(plan_clean(0))
+    assert open_store().folder(space).is_dir()
+    assert open_baseline(CONFIG, LANGUAGE, ".").space == space
+
+
 def test_cleaning_keeps_what_a_champion_stands_on(home):
     from tasks.retention import apply_clean, plan_clean
 
