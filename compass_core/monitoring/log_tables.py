@@ -42,7 +42,7 @@ _ZONED: Final = "TIMESTAMP WITH TIME ZONE"
 def table_rows(
     config: UsageLogConfig, base_folder: Path, reader: RecordReader, watermark: datetime | None
 ) -> Iterator[Found]:
-    """Yield (row number, row) of the table, oldest first where its time column sorts.
+    """Yield (row number, row) of the table in the order of its time column.
 
     Args:
         config: The database and the table.
@@ -89,8 +89,11 @@ def _query(
             "monitoring.log.columns",
             code="E15",
         )
-    where, values = _since(reader.time_column(list(kinds)), kinds, watermark)
-    return f"SELECT {', '.join(_quoted(name) for name in names)} FROM {table}{where}", values
+    time = reader.time_column(list(kinds))
+    where, values = _since(time, kinds, watermark)
+    order = f" ORDER BY {_quoted(time)}" if time else ""
+    columns = ", ".join(_quoted(name) for name in names)
+    return f"SELECT {columns} FROM {table}{where}{order}", values
 
 
 def _connection(scratch: Path) -> duckdb.DuckDBPyConnection:

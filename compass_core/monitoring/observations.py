@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from compass_core.config import MonitoringConfig, UsageLogConfig
 from compass_core.errors import StoreError
 from compass_core.forgotten import Forgotten
-from compass_core.monitoring.cutting import Cutting, count_windows
+from compass_core.monitoring.cutting import Cutting, count_windows, parse_length
 from compass_core.monitoring.listing import list_windows
 from compass_core.monitoring.parts import KnownRecords, Parts
 from compass_core.monitoring.placing import (
@@ -107,7 +107,7 @@ class ObservationLog:
             language=self.language,
             now=now,
             seen=seen,
-            watermark=state.watermark(reading, Cutting.of(config).lateness),
+            watermark=state.watermark(reading, parse_length(config.lateness)),
         )
         for batch in batches:
             report.add(self._keep(batch, observe, space, keep=log.keep, since=since))

@@ -450,6 +450,35 @@ def test_decided_stretch_of_a_table_is_not_read_again(usage, database):
     assert (later.n_read, later.n_new) == (1, 1)
 
 
+def test_rows_that_are_committed_late_are_seen_by_windows_of_a_count_too(usage, database):
+    config = table_config(usage)
+    config = config.model_copy(update={"windows": "count", "window_size": 50, "lateness": "2h"})
+    now = START + timedelta(hours=99, minutes=30)
+    usage.take_in(config, now=now)
+    for window in usage.windows(config, now=now):
+        usage.log.mark_decided(window)
+    with duckdb.connect(str(database)) as connection:
+        connection.execute(
+            "INSERT INTO prompts VALUES (500, '2026-03-06 02:00:00+00', 'mpya', 'sw', NULL, ''), "
+            "(501, '2026-03-05 02:00:00+00', 'zamani', 'sw', NULL, '')"
+        )
+    # The newest decided prompt is of 03:00 and the log was read at 03:30.
+    assert usage.take_in(config, now=now + timedelta(hours=1)).n_new == 1
+
+
+def test_rows_of_a_table_come_oldest_first_however_they_lie(usage):
+    with duckdb.connect(str(usage.home / "app.duckdb")) as connection:
+        connection.execute(
+            "CREATE TABLE prompts AS SELECT i AS id, i::VARCHAR AS prompt, 'sw' AS language, "
+            "TIMESTAMPTZ '2026-03-02 00:00:00+00' + INTERVAL ((i * 7919) % 10000) SECOND "
+            'AS "created at" FROM range(10000) t(i)'
+        )
+    config = table_config(usage, columns={"time": "created at"})
+    times = [record.time for record in records_of(read(config.log, usage.home))]
+    assert len(times) == 10_000
+    assert times == sorted(times)
+
+
 def test_missing_table_is_named_with_advice(usage, database):
     with pytest.raises(DataError, match=r"'nothing'.*check that the database"):
         usage.take_in(table_config(usage, table="nothing"))
