@@ -26,7 +26,7 @@ from compass_core.monitoring.history import Entry
 from compass_core.monitoring.outbox import DriftEvent
 from compass_core.monitoring.samples import count_units, resampled, shortfall
 from compass_core.monitoring.shown import cluster_counts, counts_table, may_be_shown
-from compass_core.monitoring.windows import Window
+from compass_core.monitoring.windows import Window, share_without_unit
 from compass_core.records import ArtifactRef
 from compass_core.seeding import derive_rng, derive_seed
 from compass_core.storage import fingerprint, read_json, write_json, write_table
@@ -34,7 +34,9 @@ from tasks.baseline import Baseline
 from tasks.settings import open_store
 
 KIND = "drift"
-_VERSION = 1
+_VERSION = 2
+MANY_WITHOUT_UNIT = 0.05
+"""Above this share of prompts without a user (or session) the notes of a window say so."""
 _FIRST = datetime(2000, 1, 1, tzinfo=UTC)
 
 
@@ -245,10 +247,18 @@ def shown_moves(
 
 def _notes(window: Window, sample: Sample, config: MonitoringConfig) -> list[str]:
     notes = []
+    unit = config.drift.unit
+    nobody = share_without_unit(window.table, unit)
+    if MANY_WITHOUT_UNIT < nobody < 1:
+        treated = f"so the {unit}s of this window count as unknown."
+        if sample.units is not None:
+            treated = "and each of them counts as one more: the level holds only if it is."
+        what = "user and no session" if unit == "user" else unit
+        notes.append(f"{nobody:.0%} of the prompts have no {what}, {treated}")
     if len(sample) < window.n_prompts:
         once = "equal ones once, " if config.drift.duplicates == "collapse" else ""
         notes.append(
             f"{len(sample):,} of {window.n_prompts:,} prompts count: {once}at most "
-            f"{config.drift.max_prompts_per_unit} of one {config.drift.unit}."
+            f"{config.drift.max_prompts_per_unit} of one {unit}."
         )
     return notes

@@ -31,16 +31,19 @@ class Sample:
         cluster_ids: (n,) cluster of each prompt.
         outside: (n,) whether it lies beyond its cluster's relevance radius.
         units: (n,) number of the user (or session) it is from; None where users are unknown.
+        people: (n,) number of who is behind it, for what may be shown: the user, else the session,
+            else the prompt; None where nothing but `units` is known.
     """
 
     cluster_ids: NDArray[np.integer[Any]]
     outside: NDArray[np.bool_]
     units: NDArray[np.integer[Any]] | None = None
+    people: NDArray[np.integer[Any]] | None = None
 
     def __post_init__(self) -> None:
         """Check that there is one entry of everything for each prompt."""
         lengths = {len(self.cluster_ids), len(self.outside)}
-        lengths |= set() if self.units is None else {len(self.units)}
+        lengths |= {len(known) for known in (self.units, self.people) if known is not None}
         if len(lengths) != 1:
             raise DataError(
                 f"A sample needs one cluster, one flag and one unit for each prompt; got "

@@ -17,10 +17,14 @@ MERGED = -1
 
 
 def cluster_counts(sample: Sample, n_clusters: int) -> NDArray[np.int64]:
-    """Return (K,) how many users each cluster has; prompts, where users are unknown."""
-    if sample.units is None:
+    """Return (K,) how many users each cluster has; prompts, where users are unknown.
+
+    Users count whatever the unit of the test is: several sessions or prompts may be one person's.
+    """
+    people = sample.units if sample.people is None else sample.people
+    if people is None:
         return np.bincount(sample.cluster_ids, minlength=n_clusters).astype(np.int64)
-    pairs = np.unique(np.column_stack([sample.cluster_ids, sample.units]), axis=0)
+    pairs = np.unique(np.column_stack([sample.cluster_ids, people]), axis=0)
     return np.bincount(pairs[:, 0], minlength=n_clusters).astype(np.int64)
 
 

@@ -16,6 +16,9 @@ from compass_core.config import DriftConfig
 from compass_core.monitoring.drift import Sample
 from compass_core.monitoring.privacy import KEY_BYTES
 
+MOST_WITHOUT_UNIT: Final = 0.5
+"""Above this share of prompts without a user (or session) the units of a window are unknown."""
+
 _HASH: Final = pa.binary(KEY_BYTES)
 
 OBSERVATION_SCHEMA: Final = pa.schema(
@@ -80,7 +83,8 @@ class Window:
         """Return what counts for the drift test; the same for any order of arrival.
 
         Equal prompts count once (unless `duplicates` says otherwise), and of one user or session
-        at most `max_prompts_per_unit` count; those with the smallest record keys stay.
+        at most `max_prompts_per_unit` count; those with the smallest record keys stay. Where more
+        than half of the prompts have no user or session, the units are unknown.
         """
         return make_sample(self.table, config)
 
@@ -94,12 +98,18 @@ def make_sample(table: pa.Table, config: DriftConfig) -> Sample:
         order = order[_first_of_each(key_array(table["text_key"])[order], 1)]
     if known:
         order = order[_first_of_each(units[order], config.max_prompts_per_unit)]
-    numbers = np.unique(units[order], return_inverse=True)[1].astype(np.int64) if known else None
+    # One unit for each prompt of nobody would claim that they are independent.
+    known = known and share_without_unit(table, config.unit) <= MOST_WITHOUT_UNIT
     return Sample(
         cluster_ids=_array(table, "cluster")[order].astype(np.int32),
         outside=_array(table, "outside")[order].astype(np.bool_),
-        units=numbers,
+        units=_numbered(units[order]) if known else None,
+        people=_numbered(_units(table, "user")[0][order]),
     )
+
+
+def _numbered(keys: NDArray[Any]) -> NDArray[np.int64]:
+    return np.unique(keys, return_inverse=True)[1].astype(np.int64)
 
 
 def share_without_unit(table: pa.Table, unit: str) -> float:

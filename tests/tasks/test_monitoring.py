@@ -116,6 +116,43 @@ def test_the_artefact_says_everything_and_no_small_cluster(watched):
     assert moved[0]["p"] <= 0.01
 
 
+def write_users(watched, user_of, **columns):
+    rows = [
+        {
+            "id": i,
+            "time": at(0).isoformat(),
+            "prompt": f"c{i % 8} {i}",
+            "language": LANGUAGE,
+            "user": user_of(i),
+        }
+        | {name: value(i) for name, value in columns.items()}
+        for i in range(640)
+    ]
+    (watched.logs / "0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize("unit", ["session", "prompt"])
+def test_many_sessions_or_prompts_of_few_users_are_not_shown(watched, unit):
+    write_users(watched, lambda i: f"user {i % 8}", session=lambda i: f"session {i}")
+    (window,) = decided(watched.run(1, drift={"unit": unit}))
+    folder = open_store().root / window["ref"]["path"]
+    rows = read_table(folder / "counts.parquet").to_pylist()
+    assert {row["n_current"] for row in rows if row["cluster"] >= 0} == {None}
+
+
+@pytest.mark.parametrize(
+    ("n_known", "told"), [(620, None), (500, "level holds only if it is"), (160, "as unknown")]
+)
+def test_prompts_of_nobody_are_told(watched, n_known, told):
+    write_users(watched, lambda i: f"user {i % 200}" if i < n_known else None)
+    (window,) = decided(watched.run(1))
+    notes = " ".join(window["notes"])
+    assert ("no user and no session" in notes) == (told is not None)
+    assert told is None or told in notes
+    assert (window["n_units"] is None) == (n_known < 320)
+    assert window["status"] == "stable"
+
+
 def test_a_flood_of_one_prompt_by_one_user_or_by_many_is_no_alarm(watched):
     path = write_day(watched.logs, 0)
     rows = [json.loads(line) for line in path.read_text().splitlines()]

@@ -13,6 +13,13 @@ def sample(ids, units=None):
     return Sample(ids, np.zeros(len(ids), bool), None if units is None else np.array(units))
 
 
+def test_people_are_counted_whatever_the_unit_of_the_test_is():
+    ids, sessions, people = [0] * 30 + [1] * 30, list(range(60)), [0] * 30 + list(range(30))
+    one = Sample(np.array(ids), np.zeros(60, bool), np.array(sessions), np.array(people))
+    assert cluster_counts(one, 2).tolist() == [1, 30]
+    assert cluster_counts(Sample(one.cluster_ids, one.outside, None, one.people), 2)[0] == 1
+
+
 def test_users_are_counted_once_in_each_cluster():
     ids, users = [0, 0, 0, 1, 1], [7, 7, 8, 7, 7]
     assert cluster_counts(sample(ids, users), 3).tolist() == [2, 1, 0]

@@ -316,12 +316,23 @@ def test_session_stands_for_an_unknown_user_and_a_prompt_for_an_unknown_session(
         row(1, prompt="a", user="x"), row(2, prompt="b", user="x"),
         row(3, prompt="c", user=None, session="s"), row(4, prompt="d", user=None, session="s"),
         row(5, prompt="e", user=None), row(6, prompt="f", user=None),
+        row(7, prompt="g", user=None, session="t"), row(8, prompt="h", user=None, session="t"),
     ]  # fmt: skip
     usage.append(rows)
     window = usage.windows()[0]
-    assert len(set(window.sample(DriftConfig()).units.tolist())) == 4
-    assert len(set(window.sample(DriftConfig(unit="session")).units.tolist())) == 5
-    assert share_without_unit(window.table, "user") == pytest.approx(2 / 6)
+    assert len(set(window.sample(DriftConfig()).units.tolist())) == 5
+    assert len(set(window.sample(DriftConfig(unit="session")).units.tolist())) == 6
+    assert share_without_unit(window.table, "user") == pytest.approx(2 / 8)
+
+
+def test_units_are_unknown_where_more_than_half_of_the_prompts_are_of_nobody(usage):
+    rows = [row(n, user="x" if n < 4 else None) for n in range(8)]
+    usage.append(rows, space="half")
+    assert usage.windows(space="half")[0].sample(DriftConfig()).units is not None
+    usage.append([*rows, row(8, user=None)])
+    sample = usage.windows()[0].sample(DriftConfig(max_prompts_per_unit=3))
+    assert sample.units is None
+    assert len(sample) == 8, "those who are known are capped all the same"
 
 
 def test_cutting_is_the_same_for_numbers_and_starts():
