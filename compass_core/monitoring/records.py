@@ -34,7 +34,7 @@ _USUAL: Final[Mapping[str, tuple[str, ...]]] = {
     "session": ("session", "session_id"),
 }
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
-_CODE: Final = re.compile(r"[A-Za-z]{1,8}([-_][A-Za-z0-9]{1,8}){0,3}")
+_CODE: Final = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{1,8}){0,3}")
 OTHER_VALUES: Final = "(no language code)"
 
 

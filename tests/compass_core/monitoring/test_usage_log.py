@@ -85,11 +85,12 @@ def test_language_of_the_log_serves_records_that_name_none(usage):
 def test_records_of_other_languages_are_counted_and_not_quarantined(usage):
     rows = [row(1), row(2, language="tr"), row(3, language="yo"), row(4, language="tr")]
     rows += [row(5, language="xx"), row(6, language="what is this text doing here?")]
+    rows += [row(7, language="qsiri"), row(8, language="xx-Latn-X1"), row(9, language="Nenolangu")]
     usage.write(rows)
     report = usage.take_in()
     assert (report.n_new, report.n_rejected) == (1, 0)
     assert report.other_languages == {"tur_Latn": 2, "yor_Latn": 1}
-    assert report.unknown_languages == {"xx": 1, "(no language code)": 1}
+    assert report.unknown_languages == {"xx": 1, "xx-Latn-X1": 1, "(no language code)": 3}
 
 
 def test_reading_is_in_batches_of_bounded_size(usage, monkeypatch):
