@@ -31,6 +31,7 @@ from compass_core.monitoring.placing import (
     Observed,
     hashed_rows,
     place_rows,
+    remembered_rows,
     unknown_rows,
     with_column,
 )
@@ -193,6 +194,8 @@ class ObservationLog:
             rows = with_column(rows, "text", pa.repeat(pa.scalar(""), rows.num_rows))
         with self._lock():
             known.refresh()
+            # Placing takes its time: an id may have been forgotten, or added, meanwhile.
+            rows = remembered_rows(rows, self._forgotten.hashes(), report)
             rows = unknown_rows(rows, known, report)
             if rows.num_rows:
                 self._write(parts, rows, report, self._state(space))

@@ -83,6 +83,17 @@ def unknown_rows(rows: pa.Table, known: KnownRecords, report: AppendReport) -> p
     return rows.filter(pa.array(~found))
 
 
+def remembered_rows(rows: pa.Table, forgotten: frozenset[bytes], report: AppendReport) -> pa.Table:
+    """Return the rows that are not forgotten; count the others."""
+    if not forgotten:
+        return rows
+    gone = np.array([key in forgotten for key in rows["record_key"].to_pylist()], dtype=np.bool_)
+    if not gone.any():
+        return rows
+    report.n_forgotten += int(gone.sum())
+    return rows.filter(pa.array(~gone))
+
+
 def place_rows(rows: pa.Table, observe: Observe) -> pa.Table:
     """Return `rows` with cluster, distance and outside; each text is placed once."""
     texts = pc.dictionary_encode(rows["text"].combine_chunks())

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from compass_core.errors import ConfigError, StoreError
+from compass_core.forgotten import Forgotten
 from compass_core.monitoring import observations as module
 from compass_core.monitoring import parts as parts_module
 from compass_core.monitoring.observations import ObservationLog, Observed
@@ -420,13 +421,23 @@ def test_forgotten_record_leaves_every_space_and_never_comes_back(usage):
     window = usage.windows(space="one")[0]
     assert (window.n_prompts, window.decided) == (5, True)
 
-    from compass_core.forgotten import Forgotten
-
     Forgotten(usage.home).add(["record-3"])
     usage.write([row(number) for number in range(7)])
     report = usage.again().take_in(usage.config(log={"keep": "text"}), space="one")
     assert (report.n_new, report.n_forgotten) == (1, 1)
     assert usage.append([row(3)], space="two").n_forgotten == 1
+
+
+def test_record_that_is_forgotten_while_it_is_placed_is_not_kept(usage):
+    def forgets(texts):
+        Forgotten(usage.home).add(["record-3"])
+        usage.log.forget(["record-3"])
+        return observe(texts)
+
+    now = START + timedelta(days=60)
+    report = usage.log.append([row(number) for number in range(6)], forgets, SPACE, now=now)
+    assert (report.n_new, report.n_forgotten) == (5, 1)
+    assert usage.log.count(["record-3"]) == 0
 
 
 def test_arrivals_are_not_given_twice_after_the_newest_was_forgotten(usage):
