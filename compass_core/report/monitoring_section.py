@@ -152,7 +152,7 @@ def method_text(language: WatchedLanguage, windows: Sequence[WindowPoint]) -> st
 
 def _counted_unit(language: WatchedLanguage) -> str:
     known = any(window.n_units is not None for window in language.windows)
-    return _people(language) if known else "prompts"
+    return "users" if known else "prompts"
 
 
 def _people(language: WatchedLanguage) -> str:

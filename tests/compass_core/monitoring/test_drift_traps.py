@@ -1,4 +1,4 @@
-"""Three ways to see drift where there is none: each fires, ours does not."""
+"""Ways to see drift where there is none: each fires, ours does not."""
 
 import numpy as np
 import pytest
@@ -93,6 +93,29 @@ def test_users_of_the_window_alone_are_thinned_where_the_reference_knows_none():
         reference = Sample(rng.choice(100, 5_000, p=ZIPF), rng.random(5_000) < 0.05)
         ours += alarms([detect_drift(reference, users(rng, 300, 2.0), 100, CONFIG, seed=window)])
     assert ours <= 1
+
+
+def uneven_users(rng, n_users=300):
+    """One user in ten is heavy: ten prompts about five own topics; the others have one prompt."""
+    heavy = np.arange(n_users) < n_users // 10
+    units = np.repeat(np.arange(n_users), np.where(heavy, 10, 1))
+    own, common = rng.integers(95, 100, len(units)), rng.choice(95, len(units))
+    return Sample(np.where(heavy[units], own, common), np.zeros(len(units), bool), units)
+
+
+def test_users_known_on_one_side_fire_where_heavy_users_differ_and_on_both_sides_do_not():
+    rng = np.random.default_rng(5)
+    reference, windows = uneven_users(rng, 1_000), [uneven_users(rng) for _ in range(40)]
+    without_users = Sample(reference.cluster_ids, reference.outside)
+
+    def check(known):
+        return alarms(
+            detect_drift(known, window, 100, CONFIG, seed=number)
+            for number, window in enumerate(windows)
+        )
+
+    assert check(without_users) == 40
+    assert check(reference) <= 2
 
 
 def test_same_users_in_both_stretches_make_the_test_careful_and_not_wrong():
