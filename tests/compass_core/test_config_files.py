@@ -335,20 +335,27 @@ def codes(n):
     return list(dict.fromkeys(found))[:n]
 
 
+def watched(languages, **drift):
+    monitoring = {"log": {"path": "logs"}, "drift": drift}
+    return AdaptConfig.model_validate({"languages": languages, "monitoring": monitoring})
+
+
 @pytest.mark.parametrize("n_languages", [1, 42, 100])
 def test_the_default_level_is_within_reach_of_many_languages(n_languages):
-    config = AdaptConfig(languages=codes(n_languages))
-    assert len(config.languages) == n_languages
+    assert len(watched(codes(n_languages)).languages) == n_languages
 
 
 def test_a_level_shared_by_too_many_languages_says_what_to_raise():
     with pytest.raises(ValueError, match=r"101 languages.*max_permutations to 20199 or more"):
-        AdaptConfig(languages=codes(101))
+        watched(codes(101))
     for drift in ({"max_permutations": 20_199}, {"correct_languages": False}, {"alpha": 0.02}):
-        AdaptConfig.model_validate({"languages": codes(101), "monitoring": {"drift": drift}})
+        watched(codes(101), **drift)
+
+
+def test_languages_that_nobody_watches_need_no_level():
+    assert len(AdaptConfig(languages=codes(101)).languages) == 101
 
 
 def test_a_level_spent_over_the_year_is_shared_by_the_languages_too():
-    drift = {"over_time": "spending", "max_permutations": 72_999}
     with pytest.raises(ValueError, match=r"2 languages / 365 checks_per_year.* 145999 or more"):
-        AdaptConfig.model_validate({"languages": ["sw", "tr"], "monitoring": {"drift": drift}})
+        watched(["sw", "tr"], over_time="spending", max_permutations=72_999)
