@@ -320,7 +320,7 @@ def test_a_database_in_the_environment_stays_there(write, kind, monkeypatch):
 
 
 def test_a_level_that_no_permutation_can_reach_is_refused(write):
-    path = write("languages: [sw]\nmonitoring: {drift: {over_time: spending}}\n")
+    path = write("languages: [sw]\nmonitoring: {log: {path: l}, drift: {over_time: spending}}\n")
     assert "monitoring.drift.max_permutations to 72999 or more" in refusal(path)
     config = load_config(path, ["monitoring.drift.max_permutations=72999"])
     assert config.monitoring.drift.over_time == "spending"
