@@ -184,6 +184,7 @@ class Cell:
             coverage=self._corpus("coverage"),
             history=self[f"history {stage - 1}"],
             space=space,
+            screen=self["test"],
         )
         self.line.run(
             f"history {stage}",
