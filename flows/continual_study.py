@@ -13,13 +13,12 @@ from prefect.transactions import CommitMode, transaction
 
 from compass_core.config import ContinualStudyConfig
 from flows.continual_dag import Cell, StreamShared
-from flows.language_dag import Line, ingest_pool
+from flows.language_dag import Line, embed_shards, ingest_pool
 from flows.outcomes import collect, run_state
 from tasks.continual import stream_content
 from tasks.continual_report import continual_outcomes, continual_report, publish_continual
-from tasks.embedding import embed
 from tasks.ingestion import check_sources
-from tasks.pools import Corpus, gather_pool
+from tasks.pools import gather_pool
 from tasks.reporting import finish_run, start_run
 
 
@@ -60,20 +59,6 @@ def share_stream(config: ContinualStudyConfig) -> StreamShared:
     """Check what all cells need, and read and embed the pool once."""
     sources = check_sources(config, str(Path.cwd()))
     line = Line("")
-    shards = [
-        Corpus(
-            rows=rows,
-            vectors=line.run(
-                "embed",
-                embed,
-                language="",
-                rows=rows,
-                encoder=sources.encoder,
-                config=config.embedding,
-                execution=config.execution,
-            ),
-        )
-        for rows in ingest_pool(line, sources.pool)
-    ]
+    shards = embed_shards(line, ingest_pool(line, sources.pool), sources, config)
     pool = line.run("pool", gather_pool, language="", shards=shards)
     return StreamShared(sources, stream_content(), pool)

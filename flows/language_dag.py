@@ -119,7 +119,16 @@ def prepare_shared(recipe: Recipe, base_folder: str, cells: Sequence[Cell]) -> S
             beat(language, "corpora", "failed", detail=str(error))
     if not corpora:
         raise all_refused(refused)
-    shards = [
+    shards = embed_shards(line, pool_rows, sources, recipe)
+    pool = line.run("pool", gather_pool, language="", shards=shards)
+    return Shared(sources, pool, corpora, refused)
+
+
+def embed_shards(
+    line: Line, shards: Sequence[ArtifactRef], sources: Sources, recipe: Recipe
+) -> list[Corpus]:
+    """Embed the shards of a pool, which belong to no language."""
+    return [
         Corpus(
             rows=rows,
             vectors=line.run(
@@ -132,10 +141,8 @@ def prepare_shared(recipe: Recipe, base_folder: str, cells: Sequence[Cell]) -> S
                 execution=recipe.execution,
             ),
         )
-        for rows in pool_rows
+        for rows in shards
     ]
-    pool = line.run("pool", gather_pool, language="", shards=shards)
-    return Shared(sources, pool, corpora, refused)
 
 
 def adapt(language: str, recipe: Recipe, shared: Shared, *, promote: bool = True) -> dict[str, Any]:
