@@ -43,6 +43,8 @@ def home(tmp_path, monkeypatch):
     folder = tmp_path / "home"
     folder.mkdir()
     monkeypatch.setenv("COMPASS_HOME", str(folder))
+    # A process stays with the registry it used first; this test has one of its own.
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return folder
 
 
