@@ -36,6 +36,7 @@ from prefect.transactions import IsolationLevel
 
 from compass_core.config import Config
 from compass_core.errors import StoreError
+from compass_core.faults import fault_point
 from compass_core.records import ArtifactRef
 from compass_core.storage import ArtifactStore, Draft, fingerprint
 from tasks.retries import RETRIES, RETRY_DELAYS_SECONDS, retry_if_transient
@@ -247,9 +248,13 @@ def part(
                     "stage_version": version,
                     "inputs": cast(dict[str, Any], key_value(bound.arguments)),
                 }
+                language = str(bound.arguments.get("language", ""))
                 with store.build(kind, key, provenance) as draft:
+                    fault_point(f"{kind}.begin", language)
                     body(draft, *args, **kwargs)
+                    fault_point(f"{kind}.built", language)
                 found = store.put(kind, key, draft)
+                fault_point(f"{kind}.published", language)
                 _log(found)
             return found
 

@@ -16,6 +16,7 @@ from compass_core.adaptation.bases import base_slug
 from compass_core.adaptation.checks import check_adapter_job
 from compass_core.config import BaseConfig, ExecutionConfig, PromotionConfig
 from compass_core.evaluation.gate import decide as decide_gate
+from compass_core.faults import fault_point
 from compass_core.records import ArtifactRef
 from compass_core.storage import Draft, file_lock, fingerprint, read_json, read_table, write_json
 from tasks import registry, tracking
@@ -155,6 +156,7 @@ def register_and_promote(
         params=attempt["params"],
         attempt=identity,
     )
+    fault_point("promote.run", language)
     # The pool is the same data set in every language: MLflow inserts it twice when two ask at once.
     with file_lock(compass_home() / "mlartifacts" / ".locks" / "inputs.lock"):
         tracking.log_inputs(run_id, attempt["datasets"])
@@ -171,9 +173,11 @@ def register_and_promote(
         }
         run_job(check_adapter_job, spec, execution, language=language, stage="register")
 
+    fault_point("promote.logged", language)
     version = registry.register_adapter(
         name, Path(attempt["adapter"]), run_id=run_id, tags=attempt["tags"], check=check
     )
+    fault_point("promote.registered", language)
     # The same files may have been tried before: what this attempt stands on is what counts now.
     registry.record_verdict(
         name,
@@ -182,9 +186,11 @@ def register_and_promote(
         reasons=verdict["reasons"],
         tags=attempt["tags"],
     )
+    fault_point("promote.judged", language)
     registry.set_challenger(name, version)
     if verdict["promote"]:
         registry.promote(name, version, expected_champion=verdict["champion"])
+    fault_point("promote.moved", language)
     tracking.finish_run(run_id)
     return {
         "run_id": run_id,

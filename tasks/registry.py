@@ -17,6 +17,7 @@ from typing import Any
 
 from compass_core.adapter_files import adapter_file_hashes, combined_sha256
 from compass_core.errors import ModelError, StoreError, TransientError
+from compass_core.faults import fault_point
 from compass_core.storage import file_lock
 from tasks import tracking
 from tasks.registry_files import download_adapter, fetched, require_same, restore_if_damaged, verify
@@ -105,6 +106,7 @@ def register_adapter(
             return version.version
         with tracking.mlflow_errors(f"log the adapter {name}"):
             model_id = _logged_model(name, adapter_folder, run_id, all_tags, check)
+        fault_point("promote.uploaded")
         with tracking.mlflow_errors(f"register {name}"):
             return _create_version(name, model_id, run_id, all_tags)
 
@@ -245,7 +247,9 @@ def promote(
             marks = {OVER_TAG: over or NO_CHAMPION, ROLLED_BACK_TAG: "false"}
             set_version_tags(name, version, marks)
             _point(name, PREVIOUS, over)
+            fault_point("promote.previous")
             _point(name, CHAMPION, version)
+            fault_point("promote.champion")
         candidate_now = challenger(name)
         if candidate_now is not None and candidate_now.version == version:
             _point(name, CHALLENGER, None)
