@@ -5,175 +5,52 @@
 A folder is built under ``<root>/tmp``, every file is fsynced and hashed, the manifest is written,
 and one rename publishes it. So a valid manifest means completion, whoever asks, and kill -9 at any
 point loses nothing that was finished. The store is the truth; DuckDB, Prefect and MLflow hold views
-of it that can be rebuilt. This module is the only one that writes files that last.
+of it that can be rebuilt. `compass_core.remote_store` shares a store through object storage.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
-
 from compass_core.errors import StoreError
+from compass_core.files import (
+    ROW_GROUP_ROWS,
+    canonical_json,
+    disk_error,
+    file_lock,
+    fingerprint,
+    fsync_path,
+    read_array,
+    read_json,
+    read_table,
+    sha256_file,
+    sha256_tree,
+    write_array,
+    write_bytes,
+    write_json,
+    write_table,
+    write_tables,
+    write_text,
+)
 from compass_core.records import ArtifactRef
 
 STORE_VERSION = 1
 MANIFEST_NAME = "MANIFEST.json"
-_VERSION_FILE = "STORE.json"
-ROW_GROUP_ROWS = 16_384
-"""Rows per group of a Parquet file: what a reader holds at a time."""
-_BLOCK = 1 << 20
+VERSION_FILE = "STORE.json"
+NOT_ARTEFACTS = frozenset({"tmp", "locks", "keys", "checkpoints", "partial", "seen"})
+"""Folders below the root that hold no artefacts."""
 _STALE_DRAFT_SECONDS = 6 * 3600
 _LIFE_LINE = ".alive"
-
-
-def canonical_json(value: Any) -> str:
-    """Return `value` as JSON with sorted keys and no spaces, so equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def fingerprint(*parts: Any) -> str:
-    """Return a 32-hex identity of `parts` (plain JSON values only).
-
-    Examples:
-        >>> fingerprint("embed", 1, {"a": 1, "b": 2}) == fingerprint("embed", 1, {"b": 2, "a": 1})
-        True
-    """
-    return hashlib.sha256(canonical_json(list(parts)).encode()).hexdigest()[:32]
-
-
-def sha256_file(path: Path) -> str:
-    """Return the hex SHA-256 of one file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def sha256_tree(root: Path) -> str:
-    """Return one hex SHA-256 over the relative names and contents of all files under `root`."""
-    files = {
-        str(path.relative_to(root)): sha256_file(path)
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
-    return hashlib.sha256(canonical_json(files).encode()).hexdigest()
-
-
-def fsync_path(path: Path) -> None:
-    """Flush one file or folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path` atomically: temporary file beside it, fsync, rename, fsync folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with temporary.open("xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise _disk_error(error, path) from error
-    fsync_path(path.parent)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 atomically."""
-    write_bytes(path, text.encode())
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as readable JSON atomically."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read one JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write `table` as zstd Parquet into a draft folder (the draft's commit makes it durable)."""
-    write_tables(path, [table], table.schema)
-
-
-def write_tables(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> int:
-    """Write `tables` one after the other, a row group each, like `write_table`; return the rows."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = 0
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for table in tables:
-            writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-            rows += table.num_rows
-    return rows
-
-
-def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Read one Parquet file, optionally only `columns`."""
-    return pq.ParquetFile(path).read(columns=columns)
-
-
-def write_array(path: Path, array: NDArray[Any]) -> None:
-    """Write `array` as ``.npy`` into a draft folder."""
-    np.save(path, array, allow_pickle=False)
-
-
-def read_array(path: Path, *, mmap: bool = False) -> NDArray[Any]:
-    """Read a ``.npy`` file, memory-mapped read-only if `mmap`."""
-    array: NDArray[Any] = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
-    return array
-
-
-@contextlib.contextmanager
-def file_lock(path: Path, *, timeout_seconds: float = 60.0) -> Iterator[None]:
-    """Hold a kernel lock on `path`; it vanishes with the process, so nothing is ever stale.
-
-    Raises:
-        StoreError: the lock was not free within `timeout_seconds`.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    deadline = time.monotonic() + timeout_seconds
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise StoreError(
-                        f"{path} is locked by another process for more than "
-                        f"{timeout_seconds:.0f} s. Wait for it or stop it, then run again.",
-                        code="E63",
-                    ) from None
-                time.sleep(0.01)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @dataclass
@@ -205,7 +82,7 @@ class ArtifactStore:
         self.root = root.resolve()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            version_file = self.root / _VERSION_FILE
+            version_file = self.root / VERSION_FILE
             if not version_file.exists():
                 write_json(version_file, {"store_version": STORE_VERSION})
             found = read_json(version_file).get("store_version")
@@ -225,17 +102,25 @@ class ArtifactStore:
 
     def find(self, kind: str, key: str) -> ArtifactRef | None:
         """Return the finished artefact, or None when it is missing or its files do not add up."""
+        manifest = self.local_manifest(kind, key)
+        return None if manifest is None else ref_of(manifest)
+
+    def local_manifest(self, kind: str, key: str) -> dict[str, Any] | None:
+        """Return the manifest of an artefact whose files lie whole under the root, or None."""
         folder = self.root / kind / key
         try:
-            manifest = read_json(folder / MANIFEST_NAME)
-            files = manifest["files"]
-            whole = all((folder / n).stat().st_size == meta["bytes"] for n, meta in files.items())
-            named = (manifest["kind"], manifest["fingerprint"]) == (kind, key)
-            if not whole or not named or manifest["sha256"] != _content_sha256(files):
-                return None
-            return _ref(manifest, self.root, folder)
+            manifest: dict[str, Any] = read_json(folder / MANIFEST_NAME)
+            sizes = {name: (folder / name).stat().st_size for name in manifest["files"]}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
+        return manifest if adds_up(manifest, kind, key, sizes) else None
+
+    def check(self) -> None:
+        """Fail now if finished work could not be kept later; a folder was tried when opened.
+
+        Raises:
+            StoreError: the store refuses to be written.
+        """
 
     def folder(self, ref: ArtifactRef) -> Path:
         """Return the folder of `ref`.
@@ -284,18 +169,28 @@ class ArtifactStore:
         Raises:
             StoreError: the disk is full or not writable; what was finished before is untouched.
         """
-        folder = self.root / "tmp" / f"{kind}-{key[:12]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        folder = self._draft_folder(kind, key)
         draft = Draft(folder=folder, provenance=dict(provenance))
         try:
-            # The lock says "alive" to `sweep`, however long the work takes.
-            with file_lock(_life_line(folder)):
-                folder.mkdir(parents=True)
+            with self._drafting(folder):
                 yield draft
                 self._publish(draft, kind, key)
             for spent in draft.spent:
                 shutil.rmtree(spent, ignore_errors=True)
         except OSError as error:
-            raise _disk_error(error, folder) from error
+            raise disk_error(error, folder) from error
+
+    def _draft_folder(self, kind: str, key: str) -> Path:
+        name = f"{kind}-{key[:12]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        return self.root / "tmp" / name
+
+    @contextlib.contextmanager
+    def _drafting(self, folder: Path) -> Iterator[None]:
+        """Let `folder` exist for the block; its lock says "alive" to `sweep`, however long."""
+        try:
+            with file_lock(_life_line(folder)):
+                folder.mkdir(parents=True)
+                yield
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             _life_line(folder).unlink(missing_ok=True)
@@ -308,32 +203,24 @@ class ArtifactStore:
         return ref
 
     def _publish(self, draft: Draft, kind: str, key: str) -> None:
-        files: dict[str, dict[str, Any]] = {}
-        for path in sorted(draft.folder.rglob("*")):
-            fsync_path(path)
-            if path.is_dir():
-                continue
-            name = str(path.relative_to(draft.folder))
-            files[name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-        manifest = {
-            "store_version": STORE_VERSION,
-            "kind": kind,
-            "fingerprint": key,
-            "sha256": _content_sha256(files),
-            "rows": draft.rows,
-            "files": files,
-            "provenance": draft.provenance,
-        }
-        write_json(draft.folder / MANIFEST_NAME, manifest)
+        write_json(draft.folder / MANIFEST_NAME, _seal(draft, kind, key))
+        self._place(draft.folder, kind, key)
+
+    def _place(self, folder: Path, kind: str, key: str) -> None:
+        """Rename a finished folder to its name, unless a whole one is there already."""
         final = self.root / kind / key
         final.parent.mkdir(parents=True, exist_ok=True)
         with file_lock(self.root / "locks" / "publish.lock"):
-            if self.find(kind, key) is not None:
+            if self.local_manifest(kind, key) is not None:
                 return
             if final.exists():
                 final.rename(self.root / "tmp" / f"damaged-{uuid.uuid4().hex}")
-            draft.folder.rename(final)
+            folder.rename(final)
         fsync_path(final.parent)
+
+    def remove(self, kind: str, key: str) -> None:
+        """Delete an artefact for good, its damaged or unfinished remains too."""
+        shutil.rmtree(self.root / kind / key, ignore_errors=True)
 
     def refs(self, kind: str) -> list[ArtifactRef]:
         """Return every finished artefact of `kind`, by name."""
@@ -377,38 +264,78 @@ def _is_held(lock: Path) -> bool:
     return False
 
 
+def _seal(draft: Draft, kind: str, key: str) -> dict[str, Any]:
+    """Flush every file of a draft to the disk; return the manifest that names them."""
+    files: dict[str, dict[str, Any]] = {}
+    for path in sorted(draft.folder.rglob("*")):
+        fsync_path(path)
+        if path.is_dir():
+            continue
+        name = str(path.relative_to(draft.folder))
+        files[name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+    return {
+        "store_version": STORE_VERSION,
+        "kind": kind,
+        "fingerprint": key,
+        "sha256": _content_sha256(files),
+        "rows": draft.rows,
+        "files": files,
+        "provenance": draft.provenance,
+    }
+
+
+def adds_up(manifest: Any, kind: str, key: str, sizes: Mapping[str, int]) -> bool:
+    """Return whether files of these sizes (bytes, by name) are the artefact `kind`/`key`."""
+    try:
+        files = manifest["files"]
+        named = (manifest["kind"], manifest["fingerprint"]) == (kind, key)
+        whole = all(sizes.get(name) == meta["bytes"] for name, meta in files.items())
+        counted = isinstance(manifest["rows"], int)
+        return named and whole and counted and manifest["sha256"] == _content_sha256(files)
+    except (KeyError, TypeError, AttributeError):
+        return False
+
+
 def _content_sha256(files: Mapping[str, Mapping[str, Any]]) -> str:
     contents = {name: meta["sha256"] for name, meta in files.items()}
     return hashlib.sha256(canonical_json(contents).encode()).hexdigest()
 
 
-def _ref(manifest: Mapping[str, Any], root: Path, folder: Path) -> ArtifactRef:
+def ref_of(manifest: Mapping[str, Any]) -> ArtifactRef:
+    """Return the reference to the artefact that `manifest` describes."""
     return ArtifactRef(
         kind=manifest["kind"],
         fingerprint=manifest["fingerprint"],
-        path=str(folder.relative_to(root)),
+        path=f"{manifest['kind']}/{manifest['fingerprint']}",
         sha256=manifest["sha256"],
         bytes=sum(meta["bytes"] for meta in manifest["files"].values()),
         rows=manifest["rows"],
     )
 
 
-def _is_full(error: OSError) -> bool:
-    """Tell a full disk; numpy reports one in words alone, without an error number."""
-    if error.errno is None:
-        return any(words in str(error) for words in ("free space", "No space", "requested and"))
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-def _disk_error(error: OSError, path: Path) -> Exception:
-    """Turn a full or read-only disk into advice; leave every other system error as it is."""
-    if _is_full(error):
-        free = shutil.disk_usage(path.parent if path.parent.exists() else Path("/")).free
-        return StoreError(
-            f"No space left on the device of {path} ({free / 2**20:.0f} MiB free). Free some space "
-            "(`compass clean` helps) and run the same command again; finished work is kept.",
-            code="E64",
-        )
-    if error.errno in (errno.EROFS, errno.EACCES):
-        return StoreError(f"Cannot write {path}: {error.strerror}.", code="E50")
-    return error
+__all__ = [
+    "MANIFEST_NAME",
+    "NOT_ARTEFACTS",
+    "ROW_GROUP_ROWS",
+    "STORE_VERSION",
+    "VERSION_FILE",
+    "ArtifactStore",
+    "Draft",
+    "adds_up",
+    "canonical_json",
+    "file_lock",
+    "fingerprint",
+    "fsync_path",
+    "read_array",
+    "read_json",
+    "read_table",
+    "ref_of",
+    "sha256_file",
+    "sha256_tree",
+    "write_array",
+    "write_bytes",
+    "write_json",
+    "write_table",
+    "write_tables",
+    "write_text",
+]

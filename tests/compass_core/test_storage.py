@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compass_core import storage
+from compass_core import files, storage
 from compass_core.errors import StoreError
 from compass_core.storage import MANIFEST_NAME, ArtifactStore
 
@@ -254,7 +254,7 @@ def _fail_at(monkeypatch, nth):
     monkeypatch.setattr(Path, "rename", counted(Path.rename))
     monkeypatch.setattr(Path, "replace", counted(Path.replace))
     monkeypatch.setattr(Path, "mkdir", counted(Path.mkdir))
-    monkeypatch.setattr(storage.pq, "write_table", counted(storage.pq.write_table))
+    monkeypatch.setattr(files.pq, "write_table", counted(files.pq.write_table))
     monkeypatch.setattr(np, "save", counted(np.save))
     return lambda: calls
 
