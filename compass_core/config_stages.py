@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -12,6 +12,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     WithJsonSchema,
+    model_validator,
 )
 
 from compass_core.config_base import Config
@@ -279,9 +280,21 @@ class PromotionConfig(Config):
 
 
 class ExecutionConfig(Config):
-    """How work is spread over the machine. Never changes a result."""
+    """How work is spread over processes and machines. Never changes a result."""
 
-    not_in_key = frozenset({"dry_run", "max_parallel", "trainers", "threads_per_trainer"})
+    not_in_key = frozenset(
+        {
+            "dry_run",
+            "max_parallel",
+            "trainers",
+            "threads_per_trainer",
+            "task_runner",
+            "cluster_address",
+            "fan_out",
+            "language_deployment",
+            "training_limit",
+        }
+    )
 
     dry_run: bool = False
     """Stop after the selection: nothing is trained or registered."""
@@ -294,3 +307,35 @@ class ExecutionConfig(Config):
 
     threads_per_trainer: PositiveInt = 1
     """CPU threads of one trainer process."""
+
+    task_runner: Literal["local", "dask", "ray"] = "local"
+    """Where languages run: in this process, or in the worker processes of a Dask or Ray cluster
+    (`pip install compass-adapt[dask]` or `[ray]`). There each worker has its own trainers."""
+
+    cluster_address: str = Field("", pattern=r"^([a-z]+://\S+)?$")
+    """Address of a running cluster (`tcp://scheduler:8786`, `ray://head:10001`). Empty: a cluster
+    of `max_parallel` processes on this machine, started for the run and stopped after it."""
+
+    fan_out: Literal["tasks", "deployments"] = "tasks"
+    """`tasks`: every language is a task of one run. `deployments`: every language is a run of its
+    own of `language_deployment`, on whatever worker serves its pool."""
+
+    language_deployment: str = Field("adapt-language/adapt-language", pattern=r"^[^/]+/[^/]+$")
+    """With `fan_out: deployments`: flow and name of the deployment that adapts one language."""
+
+    training_limit: str = Field("", pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]*$|^$")
+    """Prefect global concurrency limit that every training holds a slot of, on whatever machine
+    (`prefect gcl create compass-gpu --limit 1`). Empty: no limit beyond `trainers`."""
+
+    @model_validator(mode="after")
+    def _one_engine(self) -> Self:
+        if self.cluster_address and self.task_runner == "local":
+            raise ValueError(
+                f"cluster_address={self.cluster_address!r} needs task_runner: dask or ray"
+            )
+        if self.fan_out == "deployments" and self.task_runner != "local":
+            raise ValueError(
+                f"fan_out: deployments starts a run per language, so task_runner="
+                f"{self.task_runner} has nothing to run; set one of them"
+            )
+        return self
