@@ -9,7 +9,6 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
-from prefect.transactions import CommitMode, transaction
 
 from compass_core.config import ContinualStudyConfig
 from flows.continual_dag import Cell, StreamShared
@@ -27,10 +26,7 @@ def continual_cell(
     language: str, seed: int, config: ContinualStudyConfig, shared: StreamShared
 ) -> dict[str, Any]:
     """Run every arm over one sequence of shifts; nothing is registered."""
-    # Arms share stages. Inside a task a stage keeps its lock until that task ends, unless it
-    # commits by itself.
-    with transaction(commit_mode=CommitMode.EAGER):
-        return Cell(language, seed, config, shared).run()
+    return Cell(language, seed, config, shared).run()
 
 
 @flow(name="continual-study", flow_run_name="continual-{config.project}")

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from prefect.transactions import CommitMode, transaction
+
 from compass_core.config import Recipe, SelectionConfig
 from compass_core.records import ArtifactRef
 from tasks.caching import ModelRef, as_ref
@@ -77,12 +79,17 @@ class Line:
     timings: dict[str, float] = field(default_factory=dict)
 
     def run(self, name: str, stage_task: Any, **params: Any) -> ArtifactRef:
-        """Run one stage, keep its artefact under `name`, and report progress."""
+        """Run one stage, keep its artefact under `name`, and report progress.
+
+        The stage commits when it ends: its record is written and its lock is free, whatever becomes
+        of the task around it.
+        """
         go_on_or_raise()
         beat(self.language, name, "running")
         started = time.monotonic()
         try:
-            ref = as_ref(stage_task(**params))
+            with transaction(commit_mode=CommitMode.EAGER):
+                ref = as_ref(stage_task(**params))
         except BaseException:
             if not stop_requested():
                 beat(self.language, name, "failed")
