@@ -6,22 +6,17 @@ field is documented once, under itself. All problems of a file are reported toge
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
-    GetJsonSchemaHandler,
     NonNegativeInt,
     PositiveInt,
     field_validator,
     model_validator,
 )
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
 
-from compass_core.config_base import (
-    Config,
-)
+from compass_core.config_base import Config
 from compass_core.config_data import (
     ColumnMapping,
     CorpusConfig,
@@ -85,62 +80,70 @@ __all__ = [
 class Recipe(Config):
     """Everything about a run but the languages it is for."""
 
+    form_order: ClassVar[tuple[str, ...]] = (
+        "languages",
+        "language",
+        "seeds",
+        "strategies",
+        "arms",
+        "n_shifts",
+        "project",
+        "seed",
+        "execution",
+        "selection",
+        "baselines",
+        "training",
+        "evaluation",
+        "promotion",
+        "base",
+        "embedding",
+        "clustering",
+        "data",
+        "monitoring",
+        "update",
+    )
+
     project: str = Field("compass", pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
-    """Name of the MLflow experiment and of the report."""
+    """Name of the MLflow experiment and of the report: small letters, digits and hyphens."""
 
     seed: NonNegativeInt = 0
-    """Seed of everything random."""
+    """Seed of everything random. Another one gives other draws, so every stage runs again."""
 
     data: DataConfig = StarterData()
-    """Usage, coverage, pool and test set."""
+    """Where usage, coverage, pool and test set come from."""
 
     embedding: EmbeddingConfig = EmbeddingConfig()
-    """The encoder."""
+    """The multilingual encoder that turns texts into vectors."""
 
     clustering: ClusteringConfig = ClusteringConfig()
-    """The clusters of meaning."""
+    """The clusters of meaning that usage and coverage are compared in."""
 
     selection: SelectionConfig = SelectionConfig()
-    """What is selected from the pool."""
+    """Which pool examples are selected, and how many: the budget and the strategy."""
 
-    base: BaseConfig = BaseConfig()
+    base: BaseConfig = Field(BaseConfig(), title="Base model")
     """The language model that all adapters share."""
 
     training: TrainingConfig = TrainingConfig()
-    """The adapter's training."""
+    """The adapter, and for how long and how fast it is trained."""
 
     evaluation: EvaluationConfig = EvaluationConfig()
-    """The scoring."""
+    """How test items are scored."""
 
     promotion: PromotionConfig = PromotionConfig()
-    """The gate."""
+    """The gate: how much better than the champion a new adapter has to be to replace it."""
 
     monitoring: MonitoringConfig = MonitoringConfig()
     """Production usage: where it is logged, and when its change is a drift."""
 
     update: UpdateConfig = UpdateConfig()
-    """The update that a drift starts."""
+    """How an adapter learns new usage after a drift."""
 
     baselines: tuple[StrategyName, ...] = ()
     """Baselines trained beside the selected strategy, for the report; never registered."""
 
     execution: ExecutionConfig = ExecutionConfig()
-    """Parallelism."""
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        """Shape the schema for forms: what must be said first, and unions as a choice."""
-        schema = handler.resolve_ref_schema(handler(core_schema))
-        properties = schema["properties"]
-        first = [name for name in ("languages", "language", "seeds") if name in properties]
-        schema["properties"] = {n: properties[n] for n in (*first, *properties)}
-        data = schema["properties"]["data"]
-        data.pop("discriminator", None)
-        if "oneOf" in data:
-            data["anyOf"] = data.pop("oneOf")
-        return schema
+    """Dry run, parallelism and where the work runs. Nothing here changes a result."""
 
     @model_validator(mode="after")
     def _steps_in_order(self) -> Self:
@@ -162,7 +165,8 @@ class AdaptConfig(Recipe):
     """Adapt one frozen language model to several languages."""
 
     languages: tuple[str, ...] = Field(min_length=1)
-    """Target languages: BCP-47, ISO 639, or English names (`sw`, `swh_Latn`, `Swahili`)."""
+    """Languages to adapt to, each with an adapter of its own: BCP-47, ISO 639 or English names
+    (`sw`, `swh_Latn`, `Swahili`). One alone, to run it again, is fine."""
 
     @field_validator("languages", mode="before")
     @classmethod
@@ -174,7 +178,7 @@ class AdaptLanguageConfig(Recipe):
     """Adapt one frozen language model to one language."""
 
     language: str
-    """Target language: BCP-47, ISO 639, or English name (`sw`, `swh_Latn`, `Swahili`)."""
+    """Language to adapt to: BCP-47, ISO 639 or English name (`sw`, `swh_Latn`, `Swahili`)."""
 
     @field_validator("language", mode="before")
     @classmethod
@@ -216,7 +220,7 @@ class ContinualStudyConfig(AdaptConfig):
     """Ways of updating: not at all; fine-tuning on the new data alone; one term of equation (6)
     alone; 5 % of old examples mixed in at random; equation (6); training anew on everything."""
 
-    n_shifts: PositiveInt = 5
+    n_shifts: PositiveInt = Field(5, title="Shifts")
     """Shifts of usage after the first training."""
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator
 
 from compass_core.config_base import Config
 
@@ -84,7 +84,8 @@ class CorpusConfig(Config):
     """Languages to leave out."""
 
     where: dict[str, str | int | list[str] | list[int]] = Field(default_factory=dict)
-    """Keep only rows whose column has this value (or one of these values)."""
+    """Keep only rows whose column has this value, or one of these values, as JSON:
+    `{"quality": "good", "domain": ["law", "health"]}`; empty (`{}`) keeps all."""
 
     prompt_template: str = ""
     """Text of the prompt with `{column}` placeholders; empty: the prompt column as it is."""
@@ -136,27 +137,31 @@ class CorpusConfig(Config):
 class StarterData(Config):
     """The embedded demonstration corpus, made of Unicode CLDR at run time."""
 
-    kind: Literal["starter"] = "starter"
-    """Marks this variant."""
+    model_config = ConfigDict(title="Demonstration corpus")
 
-    n_coverage: PositiveInt = 200
+    kind: Literal["starter"] = "starter"
+    """`starter` stands for the demonstration corpus."""
+
+    n_coverage: PositiveInt = Field(200, title="Coverage examples")
     """Training examples the target language already has."""
 
-    n_usage: PositiveInt = 300
-    """Usage prompts."""
+    n_usage: PositiveInt = Field(300, title="Usage prompts")
+    """Prompts of the usage sample that the gap is measured with."""
 
-    n_test: PositiveInt = 600
+    n_test: PositiveInt = Field(600, title="Test items")
     """Test items at most."""
 
-    n_missing_topics: PositiveInt = 3
+    n_missing_topics: PositiveInt = Field(3, title="Missing topics")
     """Topics that users ask about and the coverage lacks: the planted gap."""
 
 
 class FilesData(Config):
     """Your own corpora."""
 
+    model_config = ConfigDict(title="Your own files")
+
     kind: Literal["files"] = "files"
-    """Marks this variant."""
+    """`files` stands for your own corpora."""
 
     usage: CorpusConfig
     """Sample of what users ask. Prompts only; shapes the selection, never trained on."""

@@ -7,6 +7,7 @@ import re
 from typing import Final, Literal
 
 from pydantic import (
+    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -48,6 +49,8 @@ class LogColumns(Config):
 class UsageLogConfig(Config):
     """Where production prompts are read from: files, or a table that DuckDB can read."""
 
+    model_config = ConfigDict(title="Files or a table")
+
     not_in_key = frozenset({"path", "database"})
 
     path: str | tuple[str, ...] = ""
@@ -74,7 +77,8 @@ class UsageLogConfig(Config):
     records are quarantined."""
 
     keep: Literal["clusters", "text"] = "clusters"
-    """What is kept of a record: its cluster, its distance and hashed ids, or its text as well."""
+    """What is kept of a record. `clusters`: its cluster, its distance and hashed ids. `text`: its
+    text as well."""
 
     @field_validator("database")
     @classmethod
@@ -94,8 +98,8 @@ class DriftConfig(Config):
     """Chance of a false alarm in one check of one language, before the correction over
     languages."""
 
-    n_permutations: int = Field(999, ge=99)
-    """Permutations of a check."""
+    n_permutations: int = Field(999, ge=99, title="Permutations")
+    """Permutations that each check starts with."""
 
     max_permutations: int = Field(19_999, ge=99)
     """Permutations when the first ones say p <= .01; a corrected level needs 2 / level of them."""
@@ -114,7 +118,7 @@ class DriftConfig(Config):
     """Prompts of one user that count, so that nobody moves the mix alone."""
 
     duplicates: Literal["collapse", "count"] = "collapse"
-    """Equal prompts in one window: count once, or every time."""
+    """Equal prompts in one window count once (`collapse`) or every time (`count`)."""
 
     over_time: Literal["consecutive", "spending"] = "consecutive"
     """`consecutive`: several alarms in a row are a drift. `spending`: one alarm is, at a level of
@@ -182,14 +186,14 @@ class MonitoringConfig(Config):
     """How production usage is watched."""
 
     log: UsageLogConfig | None = None
-    """Where production prompts are read from; leave out when they are appended from Python."""
+    """Where production prompts are read from; none when they are appended from Python."""
 
     n_clusters: PositiveInt = 50
     """Clusters of the space that usage is watched in. Fewer see diffuse changes sooner, more see
     small new topics."""
 
     windows: Literal["time", "count"] = "time"
-    """Cut the log by time or by number of prompts."""
+    """Cut the log by time (`window_length`) or by number of prompts (`count`, `window_size`)."""
 
     window_length: str = Field("1d", pattern=r"^[1-9][0-9]{0,3}[hdw]$")
     """Length of a window of time: hours (`6h`), days (`1d`) or weeks (`1w`), in UTC."""
@@ -198,7 +202,8 @@ class MonitoringConfig(Config):
     """Prompts of a window by count."""
 
     lateness: str = Field("1h", pattern=r"^(0|[1-9][0-9]{0,3}[hdw])$")
-    """How long after its end a window of time waits for records that arrive late."""
+    """How long after its end a window of time waits for records that arrive late (`1h`, `2d`;
+    `0`: not at all)."""
 
     min_shown: PositiveInt = 20
     """A cluster with fewer users (or prompts, where users are unknown) is never shown by itself."""
@@ -214,13 +219,14 @@ class UpdateConfig(Config):
     """COMPASS-ECDA: how an adapter learns new usage without losing the old, equation (6)."""
 
     ewc_strength: NonNegativeFloat = 2.0
-    """λ of equation (6); 0 switches the penalty off."""
+    """λ of equation (6): how strongly important weights are held in place; 0 lets them move."""
 
     replay_strength: NonNegativeFloat = 0.1
-    """β of equation (6); 0 switches replay off."""
+    """β of equation (6): weight of replayed old examples in the loss; 0 switches replay off."""
 
     fisher_scale: Literal["mean", "max", "raw"] = "mean"
-    """What the Fisher information is divided by before λ applies: λ means nothing without it."""
+    """What the Fisher information is divided by before λ applies: its `mean`, its `max`, or nothing
+    (`raw`). λ means nothing without it."""
 
     fisher_examples: NonNegativeInt = 0
     """Examples the Fisher information is averaged over; 0 takes all."""

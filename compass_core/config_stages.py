@@ -29,7 +29,7 @@ class EmbeddingConfig(Config):
     """`starter`, a sentence-transformers folder, or a hub id (`intfloat/multilingual-e5-small`)."""
 
     revision: str = ""
-    """Commit of a hub encoder."""
+    """Commit of a hub encoder, so that a run can be repeated; empty for a folder."""
 
     prefix: str = ""
     """Text put before every input (`query: ` for the e5 family)."""
@@ -42,8 +42,8 @@ class EmbeddingConfig(Config):
     """Tokens per text; longer texts are cut."""
 
     device: str = "auto"
-    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`. With `auto` or `cuda` the trainer processes
-    (`execution.trainers`) share out the GPUs there are."""
+    """Where the encoder computes: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`. With `auto` or `cuda` the
+    trainer processes (`execution.trainers`) share out the GPUs there are."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the encoder. `auto`: on a GPU half precision, once the vectors of a few probe
@@ -60,7 +60,8 @@ class ClusteringConfig(Config):
     """The clusters of meaning, fitted per target language."""
 
     method: Literal["kmeans", "hdbscan"] = "kmeans"
-    """K-Means chosen by `choose_by`, or HDBSCAN chosen by DBCV."""
+    """`kmeans`: K-Means, with the number of clusters chosen by `choose_by`. `hdbscan`: HDBSCAN,
+    with the smallest cluster size chosen by DBCV."""
 
     n_clusters: tuple[PositiveInt, ...] = (20, 40, 60, 80, 100, 120, 200, 300, 500)
     """Numbers of clusters to try; one number fixes it."""
@@ -85,7 +86,8 @@ class ClusteringConfig(Config):
     distances; 0 switches the radius off."""
 
     script_guard: Literal["refuse", "warn", "off"] = "refuse"
-    """What to do when clusters follow the language instead of the meaning."""
+    """When clusters follow the language instead of the meaning: `refuse` ends the language with an
+    error, `warn` goes on and says so in the report, `off` does not look."""
 
     min_retrieval: float = Field(0.0, ge=0.0, le=1.0)
     """Refuse an encoder that finds fewer translations than this share, where rows have any;
@@ -120,7 +122,9 @@ class SelectionConfig(Config):
     not_in_key = frozenset({"langrank_model"})
 
     strategy: StrategyName = "compass"
-    """`compass` spends the budget where coverage falls short of usage; the others are baselines."""
+    """`compass` spends the budget where coverage falls short of usage. The others are baselines:
+    `random` draws from the whole pool, `target-only` takes nothing, `all-data` takes everything,
+    `similar` and `lang…` take related languages; the page on strategies has them all."""
 
     budget: PositiveInt = 400
     """Pool examples to select."""
@@ -134,10 +138,13 @@ class SelectionConfig(Config):
     which learns from the counts how uneven the shares are."""
 
     rule: Literal["waterfill", "gap", "importance"] = "waterfill"
-    """How the budget is split over clusters."""
+    """How the budget is split over clusters. `waterfill`: so that coverage and selection together
+    come as near to usage as they can. `gap`: in proportion to the gap. `importance`: in proportion
+    to usage divided by coverage."""
 
     draw: Literal["uniform", "nearest", "diverse"] = "uniform"
-    """How examples are drawn inside a cluster."""
+    """How examples are drawn inside a cluster: at random (`uniform`), the most typical ones
+    (`nearest`), or spread as far as possible (`diverse`)."""
 
     language_balance: float = Field(0.0, ge=0.0, le=1.0)
     """0: languages as the pool has them; 1: every source language equally often."""
@@ -146,10 +153,11 @@ class SelectionConfig(Config):
     """`similar`, `langsim`, `langrank`: number of source languages."""
 
     dsir_target: Literal["usage", "usage+coverage"] = "usage"
-    """`dsir`: texts whose words the selection should resemble."""
+    """`dsir`: texts whose words the selection should resemble: those of `usage`, or of usage and
+    coverage together."""
 
     licences: tuple[str, ...] = ()
-    """Licences allowed for selected rows; empty allows all."""
+    """Licences allowed for selected rows, as the data spells them; empty allows all."""
 
     sources: tuple[str, ...] = ()
     """Sources allowed for selected rows; empty allows all."""
@@ -178,13 +186,14 @@ class BaseConfig(Config):
     """`starter`, a local folder with safetensors weights, or a hub id."""
 
     revision: str = ""
-    """Commit of a hub model."""
+    """Commit of a hub model, so that a run can be repeated; empty for a folder."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Weights in memory; `auto`: bfloat16 where the hardware has it, else float32."""
+    """Precision of the weights in memory. `auto`: bfloat16 where the hardware has it, else
+    float32."""
 
     device: str = "auto"
-    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+    """Where the model computes: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
 
 
 class TrainingConfig(Config):
@@ -193,10 +202,10 @@ class TrainingConfig(Config):
     not_in_key = frozenset({"checkpoint_every"})
 
     adapter: Literal["lora", "dora"] = "lora"
-    """Low-rank adapter, or its weight-decomposed variant."""
+    """`lora`: low-rank adapter. `dora`: its weight-decomposed variant, which costs more time."""
 
     lora_rank: PositiveInt = 16
-    """Rank r."""
+    """Rank r of the adapter's matrices: a higher one can learn more and is larger."""
 
     lora_alpha: PositiveFloat = 32.0
     """Scale α; the update is multiplied by α/r."""
@@ -211,10 +220,11 @@ class TrainingConfig(Config):
     """Peak learning rate (AdamW)."""
 
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Learning-rate schedule after warm-up."""
+    """How the learning rate falls after warm-up: along a cosine, along a line, or not at all
+    (`constant`)."""
 
     warmup_ratio: float = Field(0.03, ge=0.0, lt=1.0)
-    """Share of steps that warm up."""
+    """Share of steps in which the learning rate rises to its peak."""
 
     weight_decay: NonNegativeFloat = 0.0
     """AdamW's weight decay."""
@@ -254,7 +264,8 @@ class EvaluationConfig(Config):
     """Padded tokens per forward pass."""
 
     normalise: Literal["none", "tokens", "bytes"] = "none"
-    """Divide a choice's log-likelihood by its length in this unit."""
+    """Divide a choice's log-likelihood by its length in `tokens` or `bytes`, so that long answers
+    are not at a disadvantage; `none` does not."""
 
     max_new_tokens: PositiveInt = 64
     """Tokens to generate for items without choices (scored by exact match)."""
@@ -262,8 +273,8 @@ class EvaluationConfig(Config):
     confidence: float = Field(0.95, gt=0.5, lt=1.0)
     """Level of the bootstrap intervals."""
 
-    n_bootstrap: PositiveInt = 1_000
-    """Bootstrap resamples."""
+    n_bootstrap: PositiveInt = Field(1_000, title="Bootstrap resamples")
+    """Resamples behind each interval; more make its ends steadier and the report slower."""
 
 
 class PromotionConfig(Config):
@@ -300,7 +311,7 @@ class ExecutionConfig(Config):
     """Stop after the selection: nothing is trained or registered."""
 
     max_parallel: PositiveInt = 2
-    """Languages in flight."""
+    """Languages worked on at the same time."""
 
     trainers: NonNegativeInt = 2
     """Trainer processes; each keeps the base model loaded. 0 trains inside the flow's process."""

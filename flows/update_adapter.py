@@ -28,13 +28,13 @@ ALREADY_DONE = "AlreadyDone"
 
 
 @flow(name="update-adapter", flow_run_name="update-{language}")
-def update_adapter(config: AdaptConfig, language: str, event: str = "") -> State[Any]:
+def update_adapter(language: str, event: str = "", *, config: AdaptConfig) -> State[Any]:
     """Train the champion on for new usage without losing the old, and promote it if it is better.
 
     Args:
-        config: The same configuration that adapts and monitors the language.
-        language: Target language: BCP-47, ISO 639, or English name.
+        language: Language to update: BCP-47, ISO 639 or English name (`sw`, `swh_Latn`, `Swahili`).
         event: Drift event to answer; empty: update for the newest windows, whatever they say.
+        config: The same configuration that adapts and monitors the language.
     """
     code = canonical_language(language)
     check_update(config)

@@ -40,7 +40,7 @@ def run_update(path: Path, overrides: Sequence[str], language: str, event: str) 
     OUT.print(f"update-adapter for {language_name(code)} ({code}); Prefect: {where}", markup=False)
     try:
         with follow((code,), _STEPS):
-            state = update_adapter(config, code, event, return_state=True)
+            state = update_adapter(code, event, config=config, return_state=True)
     finally:
         close_trainers()
     failure = state.result(raise_on_failure=False)

@@ -137,7 +137,7 @@ def drift_event(config=CONFIG):
 def update(config, event=""):
     from flows.update_adapter import update_adapter
 
-    return update_adapter(config, LANGUAGE, event, return_state=True)
+    return update_adapter(LANGUAGE, event, config=config, return_state=True)
 
 
 def versions():
