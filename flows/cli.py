@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from compass_core.errors import CompassError, InputError
+from flows import operating
 from flows.interrupting import EXIT_INTERRUPTED, handle_signals
 from tasks.settings import prepare_environment
 
@@ -278,16 +279,6 @@ def generate(
 
 
 @app.command()
-def status(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """What serves each language, since when, and from which run."""
-    from flows.inspecting import show_status
-
-    show_status(as_json=as_json)
-
-
-@app.command()
 def rollback(language: LanguageOption) -> None:
     """Put the previous champion of a language back into service."""
     from flows.inspecting import roll_back
@@ -368,6 +359,9 @@ def doctor() -> None:
     from flows.inspecting import examine
 
     raise typer.Exit(examine())
+
+
+operating.register(app)
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 import sys
@@ -132,8 +131,8 @@ def compare_runs(run_a: str, run_b: str) -> None:
 
 def clean_store(*, keep_runs: int, yes: bool) -> None:
     """List what can be deleted, and delete it if asked to."""
+    from tasks.dashboard import write_index
     from tasks.manifests import catalog
-    from tasks.reporting import write_index
     from tasks.retention import apply_clean, plan_clean
 
     plan = plan_clean(keep_runs)
@@ -152,50 +151,15 @@ def clean_store(*, keep_runs: int, yes: bool) -> None:
 
 def rebuild() -> None:
     """Rebuild catalogue and index page from the store."""
+    from tasks.dashboard import write_index
     from tasks.manifests import catalog
-    from tasks.reporting import write_index
 
     found = catalog().rebuild()
-    write_index()
+    write_index(rebuild=True)
     OUT.print(f"{found.n_artifacts} artefacts and {found.n_runs} runs indexed")
 
 
 # ------------------------------------------------------------------ models
-def show_status(*, as_json: bool) -> None:
-    """Print what serves each language, and how its usage does."""
-    from compass_core.report.monitoring_text import overview_rows
-    from tasks.dashboard import collect_monitoring, drift_states
-    from tasks.serving import serving_table
-
-    rows = serving_table()
-    usage = collect_monitoring()
-    states = drift_states(usage)
-    unwatched = {"drift": "no-champion", "last_window": ""}
-    rows = [row | states.get(row["language"], unwatched) for row in rows]
-    if as_json:
-        sys.stdout.write(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
-        return
-    print_table(
-        ("language", "base", "champion", "since", "strategy", "gate", "previous"),
-        [
-            (
-                language_name(row["language"]),
-                row["base"],
-                row["champion"] or "the base alone",
-                row["since"],
-                row["strategy"],
-                _short(row["verdict"]),
-                row["previous"],
-            )
-            for row in rows
-        ],
-        empty="Nothing is registered yet. Run `compass adapt` first.",
-    )
-    if any(language.windows for language in usage.languages):
-        header, *body = overview_rows(usage)
-        print_table([name.lower() for name in header], body)
-
-
 def roll_back(language: str) -> None:
     """Put the previous champion back and say which it is."""
     from tasks.serving import roll_back_language

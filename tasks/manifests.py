@@ -12,7 +12,8 @@ from compass_core.records import ArtifactRef
 from compass_core.report import data as report_data
 from compass_core.report.page import render_report
 from compass_core.storage import read_table, write_text
-from tasks.reporting import read_run, write_index
+from tasks.dashboard import write_index
+from tasks.reporting import read_run
 from tasks.settings import compass_home, open_store, runs_folder
 
 

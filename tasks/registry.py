@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from tasks.registry_reading import (
     PREVIOUS,
     ROLLED_BACK_TAG,
     SHA_TAG,
+    SINCE_TAG,
     VERDICT_TAG,
     RegisteredAdapter,
     Serving,
@@ -245,7 +247,7 @@ def promote(
                 )
             over = _version_of(current)
             marks = {OVER_TAG: over or NO_CHAMPION, ROLLED_BACK_TAG: "false"}
-            set_version_tags(name, version, marks)
+            set_version_tags(name, version, marks | _since_now())
             _point(name, PREVIOUS, over)
             fault_point("promote.previous")
             _point(name, CHAMPION, version)
@@ -291,9 +293,14 @@ def rollback(name: str, *, expected_champion: str | None = None) -> RegisteredAd
         target = _before(name, current)
         if target is not None:
             verify(target)
+            set_version_tags(name, target.version, _since_now())
         set_version_tags(name, current.version, {ROLLED_BACK_TAG: "true"})
         _point(name, CHAMPION, _version_of(target))
         return _settle_previous(name, target)
+
+
+def _since_now() -> dict[str, str]:
+    return {SINCE_TAG: datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 def _before(name: str, current: RegisteredAdapter) -> RegisteredAdapter | None:

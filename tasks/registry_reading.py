@@ -22,6 +22,8 @@ OVER_TAG = "promoted_over"
 GATE_TAG = "gate"
 VERDICT_TAG = "verdict"
 ROLLED_BACK_TAG = "rolled_back"
+SINCE_TAG = "serving_since"
+"""When a version last came into service, ISO 8601."""
 NO_CHAMPION = "base"
 """Value of `OVER_TAG` for the first champion: before it, the base alone served."""
 
@@ -65,7 +67,10 @@ class RegisteredAdapter:
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What serves one language on one base; `champion` None means the base alone."""
+    """What serves one language on one base; `champion` None means the base alone.
+
+    `broken` names the aliases whose version is gone: MLflow keeps them.
+    """
 
     name: str
     slug: str
@@ -73,6 +78,7 @@ class Serving:
     champion: RegisteredAdapter | None
     challenger: RegisteredAdapter | None
     previous: RegisteredAdapter | None
+    broken: tuple[str, ...] = ()
 
 
 def model_name(slug: str, language: str) -> str:
@@ -209,6 +215,7 @@ def list_serving(languages: Sequence[str] | None = None) -> list[Serving]:
                 champion=aliases.get(CHAMPION),
                 challenger=aliases.get(CHALLENGER),
                 previous=aliases.get(PREVIOUS),
+                broken=tuple(sorted(alias for alias, found in aliases.items() if found is None)),
             )
         )
     return sorted(rows, key=lambda row: (row.language, row.slug))

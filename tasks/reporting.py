@@ -26,8 +26,8 @@ from compass_core.records import ArtifactRef
 from compass_core.report import data as report_data
 from compass_core.report.continual_data import ContinualReport
 from compass_core.report.data import LanguageReport, RunReport, StudyReport
-from compass_core.report.monitoring_page import PAGE_NAME as MONITORING_PAGE
-from compass_core.report.page import render_index, render_report
+from compass_core.report.notes import DEMONSTRATION_NOTE, RECONSTRUCTION_NOTE
+from compass_core.report.page import render_report
 from compass_core.report.text import (
     evaluation_table_markdown,
     gap_table_markdown,
@@ -37,19 +37,13 @@ from compass_core.report.text import (
 )
 from compass_core.storage import read_json, read_table, write_json, write_text
 from compass_core.version import __version__
+from tasks.dashboard import write_index
 from tasks.language_report import failed_report, language_report, read_history, scored_arms
 from tasks.lineage import LINEAGE_TAG
 from tasks.settings import compass_home, open_store, runs_folder, tracking_uri
 from tasks.summary import summary_text
 
 _LOG = logging.getLogger(__name__)
-DEMONSTRATION_NOTE = (
-    "Demonstration corpus of Unicode CLDR names and a tiny model trained on such names. It shows "
-    "that the pipeline works; it is no evidence about Global-MMLU or any real model."
-)
-RECONSTRUCTION_NOTE = (
-    "A reconstruction of the method from its public parts, not a replication of the paper."
-)
 _VERSIONS = ("torch", "transformers", "peft", "sentence-transformers", "scikit-learn", "prefect")
 
 
@@ -245,16 +239,6 @@ def finish_run(
         (run.folder / "report.html").as_uri(), link_text="Report of this run", key="report"
     )
     return record
-
-
-def write_index() -> None:
-    """Write the page that lists all runs, newest first."""
-    runs = []
-    for path in sorted(runs_folder().glob("*/report.json"), reverse=True):
-        report = report_data.from_json(path.read_text(encoding="utf-8"))
-        runs.append(report_data.summarise_run(report, f"{path.parent.name}/report.html"))
-    watched = MONITORING_PAGE if (runs_folder() / MONITORING_PAGE).is_file() else ""
-    write_text(runs_folder() / "index.html", render_index(runs, monitoring=watched))
 
 
 def _report_or_failure(outcome: Mapping[str, Any], recipe: Recipe) -> LanguageReport:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from compass_core.adaptation.bases import base_fingerprint
 from compass_core.adaptation.jobs import generate_job
@@ -16,30 +14,6 @@ from tasks.caching import ModelRef
 from tasks.ingestion import model_path
 from tasks.promotion import configure_tracking, registered_name
 from tasks.settings import compass_home
-
-
-def serving_table() -> list[dict[str, Any]]:
-    """Return one row per registered model: language, base, champion, since when, why."""
-    configure_tracking()
-    rows = []
-    for serving in registry.list_serving():
-        champion = serving.champion
-        rows.append(
-            {
-                "language": serving.language,
-                "model": serving.name,
-                "base": champion.tags.get("base", serving.slug) if champion else serving.slug,
-                "champion": champion.version if champion else None,
-                "since": _since(champion.created) if champion else "",
-                "strategy": champion.tags.get("strategy", "") if champion else "",
-                "verdict": champion.tags.get("verdict", "") if champion else "",
-                "challenger": serving.challenger.version if serving.challenger else None,
-                "previous": serving.previous.version if serving.previous else None,
-                "run_id": champion.run_id if champion else "",
-                "adapter_sha256": champion.adapter_sha256 if champion else "",
-            }
-        )
-    return rows
 
 
 def roll_back_language(language: str) -> list[tuple[str, str | None]]:
@@ -117,7 +91,3 @@ def _aliases(model: registry.Serving) -> str:
         "previous": model.previous,
     }
     return ", ".join(f"{name} (version {v.version})" for name, v in known.items() if v) or "nothing"
-
-
-def _since(created: int) -> str:
-    return datetime.fromtimestamp(created / 1000, UTC).isoformat(timespec="minutes")

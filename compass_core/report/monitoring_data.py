@@ -177,6 +177,7 @@ class WatchedLanguage:
         accuracy: Champions in any order.
         event: Newest drift event that is not done, empty where there is none.
         event_state: ``pending``: nobody took it yet · ``taken``: an update works on it.
+        n_pending: Drift events that are not done.
         unit: What was asked to be resampled: user, session or prompt; a window that lacks it says
             what it used instead.
         min_shown: A cluster with fewer units is never shown by itself.
@@ -196,6 +197,7 @@ class WatchedLanguage:
     accuracy: list[AccuracyPoint] = field(default_factory=list)
     event: str = ""
     event_state: Literal["", "pending", "taken"] = ""
+    n_pending: int = 0
     unit: str = "user"
     min_shown: int = 20
     n_clusters: int | None = None

@@ -45,6 +45,8 @@ from compass_core.report.parts import (
     readable_name,
 )
 from compass_core.report.spaces_section import render_spaces
+from compass_core.report.status_data import StatusReport
+from compass_core.report.status_section import render_status
 from compass_core.report.study_section import render_study
 
 PAGE_NAME = "report.html"
@@ -75,12 +77,15 @@ def render_report(report: RunReport) -> str:
     return document(f"{report.title} · {report.run_id}", body)
 
 
-def render_index(runs: Sequence[RunSummary], *, monitoring: str = "") -> str:
-    """Return the index of runs, newest first; ``href`` of each leads to its page.
+def render_index(
+    runs: Sequence[RunSummary], *, monitoring: str = "", status: StatusReport | None = None
+) -> str:
+    """Return what serves where, and the index of runs; ``href`` of each leads to its page.
 
     Args:
-        runs: One line each, in any order.
+        runs: One line each, in any order; shown newest first.
         monitoring: Address of the page about usage over time, empty where there is none.
+        status: What serves each language and what needs somebody.
     """
     rows: list[list[Child]] = []
     for run in sorted(runs, key=lambda run: (run.started, run.run_id), reverse=True):
@@ -106,7 +111,9 @@ def render_index(runs: Sequence[RunSummary], *, monitoring: str = "") -> str:
         if rows
         else tag("p", "No run yet. Start one with: ", tag("code", "compass adapt"), class_="note")
     )
-    return document("COMPASS runs", [head, tag("section", content, class_="card")])
+    serving = render_status(status, monitoring) if status is not None else None
+    title = tag("h2", "Runs") if serving is not None else None
+    return document("COMPASS runs", [head, serving, tag("section", title, content, class_="card")])
 
 
 def _head(report: RunReport) -> Html:

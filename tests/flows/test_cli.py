@@ -9,6 +9,7 @@ from flows import cli
 from flows.running import exit_code
 
 GOOD = ("swh_Latn", "tur_Latn")
+UNKNOWN = "kin_Latn"
 
 
 @pytest.fixture
@@ -54,12 +55,25 @@ def test_status_is_a_table_for_people_and_json_for_programs(compass, finished_ru
     assert code == 0
     assert "Swahili" in out
     code, out, _ = compass("status", "--json")
-    rows = {row["language"]: row for row in json.loads(out)}
-    assert set(rows) == set(GOOD)
+    rows = {row["language"]: row for row in json.loads(out)["languages"]}
+    assert set(rows) == {*GOOD, UNKNOWN}
     promoted = finished_run.record["languages"][GOOD[0]]["verdict"]["promote"]
-    assert (rows[GOOD[0]]["champion"] is not None) == promoted
-    usage = rows[GOOD[0]]["drift"], rows[GOOD[0]]["last_window"]
-    assert usage == ("no-window" if promoted else "no-champion", "")
+    row = rows[GOOD[0]]
+    assert bool(row["champion"]) == promoted
+    assert (row["drift"], row["window"]) == ("no-window" if promoted else "no-champion", "")
+    if promoted:
+        assert row["run_id"] == finished_run.record["run_id"]
+        assert {part["role"] for part in row["data"]} >= {"usage", "coverage", "pool", "sample"}
+        assert row["trained_tokens"] > 0
+    assert [item["code"] for item in rows[UNKNOWN]["attention"]] == ["run-failed"]
+    assert compass("status", "--check")[0] == 1
+
+
+def test_status_of_one_language_tells_everything(compass, finished_run):
+    code, out, _ = compass("status", "-l", "Swahili")
+    assert code == 0
+    assert finished_run.record["run_id"] in out
+    assert "data coverage" in out or "nothing" in out
 
 
 def test_generate_answers_with_a_registered_adapter(compass, finished_run):
