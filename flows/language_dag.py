@@ -32,7 +32,7 @@ from tasks.interruption import go_on_or_raise, stop_requested
 from tasks.lineage import FIRST_SLICE, embedding_identity, write_lineage
 from tasks.pools import Corpus, gather_pool
 from tasks.preflight import all_refused, budget_check
-from tasks.progress import beat
+from tasks.progress import beat, pieces_of_work
 from tasks.promotion import (
     decide,
     find_champion,
@@ -86,7 +86,7 @@ class Line:
         """
         go_on_or_raise()
         beat(self.language, name, "running")
-        started = time.monotonic()
+        started, before = time.monotonic(), pieces_of_work()
         try:
             with transaction(commit_mode=CommitMode.EAGER):
                 ref = as_ref(stage_task(**params))
@@ -96,7 +96,8 @@ class Line:
             raise
         self.artifacts[name] = ref
         self.timings[name] = time.monotonic() - started
-        beat(self.language, name, "done", 1.0, f"{self.timings[name]:.1f} s")
+        state = "done" if pieces_of_work() > before else "cached"
+        beat(self.language, name, state, 1.0, f"{self.timings[name]:.1f} s")
         return ref
 
 

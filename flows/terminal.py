@@ -69,7 +69,7 @@ def _bars(languages: tuple[str, ...], n_steps: int) -> Iterator[None]:
             if beat.language not in bars:
                 return
             with guard:
-                done[beat.language] += beat.state == "done"
+                done[beat.language] += beat.state in ("done", "cached")
                 part = beat.fraction if beat.state == "running" else 0.0
                 text = f"{beat.stage} {beat.detail}" if beat.state != "failed" else "[red]failed"
                 progress.update(

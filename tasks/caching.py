@@ -39,6 +39,7 @@ from compass_core.errors import StoreError
 from compass_core.faults import fault_point
 from compass_core.records import ArtifactRef
 from compass_core.storage import ArtifactStore, Draft, fingerprint
+from tasks.progress import note_work
 from tasks.retries import RETRIES, RETRY_DELAYS_SECONDS, retry_if_transient
 from tasks.settings import compass_home, open_store
 
@@ -254,6 +255,7 @@ def part(
                     body(draft, *args, **kwargs)
                     fault_point(f"{kind}.built", language)
                 found = store.put(kind, key, draft)
+                note_work()
                 fault_point(f"{kind}.published", language)
                 _log(found)
             return found

@@ -17,7 +17,8 @@ class Beat:
     Attributes:
         language: Canonical code; empty for work shared by all languages.
         stage: Stage or arm, for example ``cluster`` or ``adapter-train compass``.
-        state: ``running``, ``done``, ``cached`` or ``failed``.
+        state: ``running``, ``done``, ``cached`` (kept from an earlier run), ``failed``, or
+            ``finished`` for the end of the language.
         fraction: Share of the stage that is done, in [0, 1].
         detail: A few words for a person.
     """
@@ -32,6 +33,17 @@ class Beat:
 Watcher = Callable[[Beat], None]
 _watchers: list[Watcher] = []
 _guard = threading.Lock()
+_work = threading.local()
+
+
+def note_work() -> None:
+    """Remember that this thread made an artefact, instead of finding it."""
+    _work.pieces = pieces_of_work() + 1
+
+
+def pieces_of_work() -> int:
+    """Return how many artefacts this thread has made."""
+    return getattr(_work, "pieces", 0)
 
 
 def watch(watcher: Watcher) -> Callable[[], None]:
