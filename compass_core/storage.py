@@ -175,8 +175,6 @@ class ArtifactStore:
             with self._drafting(folder):
                 yield draft
                 self._publish(draft, kind, key)
-            for spent in draft.spent:
-                shutil.rmtree(spent, ignore_errors=True)
         except OSError as error:
             raise disk_error(error, folder) from error
 
@@ -205,6 +203,8 @@ class ArtifactStore:
     def _publish(self, draft: Draft, kind: str, key: str) -> None:
         write_json(draft.folder / MANIFEST_NAME, _seal(draft, kind, key))
         self._place(draft.folder, kind, key)
+        for spent in draft.spent:
+            shutil.rmtree(spent, ignore_errors=True)
 
     def _place(self, folder: Path, kind: str, key: str) -> None:
         """Rename a finished folder to its name, unless a whole one is there already."""
@@ -221,6 +221,11 @@ class ArtifactStore:
     def remove(self, kind: str, key: str) -> None:
         """Delete an artefact for good, its damaged or unfinished remains too."""
         shutil.rmtree(self.root / kind / key, ignore_errors=True)
+
+    def kinds(self) -> list[str]:
+        """Return the kinds of which there are artefacts, by name."""
+        folders = (path.name for path in self.root.iterdir() if path.is_dir())
+        return sorted(set(folders) - NOT_ARTEFACTS)
 
     def refs(self, kind: str) -> list[ArtifactRef]:
         """Return every finished artefact of `kind`, by name."""
