@@ -43,6 +43,13 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
     sys.exit(code)
 
 
+def leave_without_server(code: int) -> None:
+    """End now if the Prefect server was lost; Prefect would try for minutes to tell it the rest."""
+    outage = sys.modules.get("tasks.outage")
+    if outage is not None and outage.server_is_lost():
+        _leave(code)
+
+
 def _leave(code: int) -> None:
     """End without waiting for anybody; child processes notice and end too."""
     sys.stdout.flush()

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -17,6 +17,9 @@ from flows.running import exit_code
 from flows.terminal import ERR, OUT, follow, keep_run_logs_out
 from tasks.monitoring_text import nothing_watched
 
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+
 _STEPS = 2
 """Steps of a language: reading, deciding."""
 _COLUMNS = ("window", "prompts", "users", "score", "threshold", "p", "novel", "decision")
@@ -25,25 +28,31 @@ _COLUMNS = ("window", "prompts", "users", "score", "threshold", "p", "novel", "d
 def run_monitor(path: Path, overrides: Sequence[str], *, as_json: bool) -> int:
     """Run `monitor-drift` and return the exit code: 1 if nothing is watched; a drift is none."""
     config = load_config(path, overrides, AdaptConfig)
+    from flows.calling import call_flow
     from flows.monitor_drift import monitor_drift
     from tasks.compute import close_trainers
     from tasks.interruption import allow_work
-    from tasks.local_server import guard_temporary_server
     from tasks.monitoring_report import read_last
 
     allow_work()
-    guard_temporary_server()
     where = os.environ.get("PREFECT_API_URL") or "a temporary local server"
     if not as_json:
         OUT.print(f"monitor-drift for {len(config.languages)} languages; Prefect: {where}")
     before = read_last()
+
+    def watch() -> State[Any]:
+        return monitor_drift(config, return_state=True)
+
+    def is_written() -> bool:
+        return read_last() not in (None, before)
+
     try:
         if as_json:
             keep_run_logs_out()
-            state = monitor_drift(config, return_state=True)
+            state = call_flow(watch, is_written)
         else:
             with follow(config.languages, _STEPS):
-                state = monitor_drift(config, return_state=True)
+                state = call_flow(watch, is_written)
     finally:
         close_trainers()
     record = read_last()

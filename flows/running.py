@@ -66,20 +66,22 @@ def run_continual(path: Path, overrides: Sequence[str]) -> int:
 
 
 def _run(flow: Any, config: AdaptConfig, n_steps: int) -> int:
+    from flows.calling import call_flow
     from tasks.compute import close_trainers
     from tasks.ingestion import check_sources
     from tasks.interruption import allow_work
-    from tasks.local_server import guard_temporary_server
 
     allow_work()
-    guard_temporary_server()
     before = last_run_id()
     where = os.environ.get("PREFECT_API_URL") or "a temporary local server"
     try:
         check_sources.fn(config, str(Path.cwd()))  # a missing file is told before a server starts
         OUT.print(f"{flow.name} for {len(config.languages)} languages; Prefect: {where}")
         with follow(config.languages, n_steps):
-            state = flow(config, return_state=True)
+            state = call_flow(
+                lambda: flow(config, return_state=True),
+                is_written=lambda: last_run_id() not in (None, before),
+            )
     finally:
         close_trainers()
     run_id = last_run_id()

@@ -28,19 +28,21 @@ def run_update(path: Path, overrides: Sequence[str], language: str, event: str) 
     if code not in config.languages:
         known = ", ".join(config.languages)
         raise ConfigError(f"{language_name(code)} ({code}) is not among `languages`: {known}.")
+    from flows.calling import call_flow
     from flows.update_adapter import update_adapter
     from tasks.compute import close_trainers
     from tasks.interruption import allow_work
-    from tasks.local_server import guard_temporary_server
 
     allow_work()
-    guard_temporary_server()
     before = last_run_of("update-adapter", code)
     where = os.environ.get("PREFECT_API_URL") or "a temporary local server"
     OUT.print(f"update-adapter for {language_name(code)} ({code}); Prefect: {where}", markup=False)
     try:
         with follow((code,), _STEPS):
-            state = update_adapter(code, event, config=config, return_state=True)
+            state = call_flow(
+                lambda: update_adapter(code, event, config=config, return_state=True),
+                is_written=lambda: last_run_of("update-adapter", code) not in (None, before),
+            )
     finally:
         close_trainers()
     failure = state.result(raise_on_failure=False)

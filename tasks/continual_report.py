@@ -17,6 +17,7 @@ from compass_core.report.continual_text import continual_markdown
 from compass_core.storage import read_array, read_json, read_table
 from tasks.caching import as_ref
 from tasks.continual import FROZEN, SLICES
+from tasks.outage import tell_server
 from tasks.settings import open_store
 
 Cells = Mapping[tuple[str, int], Mapping[str, Any]]
@@ -126,6 +127,9 @@ def continual_outcomes(config: ContinualStudyConfig, cells: Cells) -> dict[str, 
 
 def publish_continual(report: ContinualReport) -> None:
     """Show the table of arms in the Prefect interface."""
-    create_markdown_artifact(
-        continual_markdown(report), key="continual-study", description="Continual study"
+    tell_server(
+        create_markdown_artifact,
+        continual_markdown(report),
+        key="continual-study",
+        description="Continual study",
     )

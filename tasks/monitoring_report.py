@@ -21,6 +21,7 @@ from compass_core.report.monitoring_text import monitoring_markdown
 from compass_core.storage import read_json, write_json
 from tasks.dashboard import RECORD_NAME, collect_monitoring, write_dashboard
 from tasks.monitoring_text import next_step, reading_text
+from tasks.outage import tell_server
 from tasks.reporting import now
 from tasks.settings import compass_home, runs_folder, usage_folder
 
@@ -58,7 +59,9 @@ def finish_monitoring(outcomes: Mapping[str, Mapping[str, Any]]) -> dict[str, An
     for watched in collect_monitoring(list(outcomes)).languages:
         _publish(watched)
     page = write_dashboard()
-    create_link_artifact(page.as_uri(), link_text="Usage over time", key="usage-over-time")
+    tell_server(
+        create_link_artifact, page.as_uri(), link_text="Usage over time", key="usage-over-time"
+    )
     return record
 
 
@@ -72,7 +75,8 @@ def read_last() -> dict[str, Any] | None:
 
 
 def _publish(watched: WatchedLanguage) -> None:
-    create_markdown_artifact(
+    tell_server(
+        create_markdown_artifact,
         monitoring_markdown(watched),
         key=f"usage-{watched.language.lower().replace('_', '-')}",
         description=f"Usage over time, {watched.name}",

@@ -40,6 +40,7 @@ from compass_core.version import __version__
 from tasks.dashboard import write_index
 from tasks.language_report import failed_report, language_report, read_history, scored_arms
 from tasks.lineage import LINEAGE_TAG
+from tasks.outage import tell_server
 from tasks.settings import compass_home, open_store, runs_folder, tracking_uri
 from tasks.summary import summary_text
 
@@ -184,8 +185,11 @@ def publish_language(outcome: Mapping[str, Any], recipe: Recipe) -> None:
     if report.status == "selected":
         pages = {name: pages[name] for name in ("gap", "health", "sources")}
     for name, markdown in pages.items():
-        create_markdown_artifact(
-            markdown, key=f"{name}-{slug}", description=f"{name.capitalize()}, {report.name}"
+        tell_server(
+            create_markdown_artifact,
+            markdown,
+            key=f"{name}-{slug}",
+            description=f"{name.capitalize()}, {report.name}",
         )
 
 
@@ -235,8 +239,11 @@ def finish_run(
     write_text(runs_folder() / "LAST", run.run_id + "\n")
     write_index()
     Catalog(compass_home()).extend(run.folder / "run.json")
-    create_link_artifact(
-        (run.folder / "report.html").as_uri(), link_text="Report of this run", key="report"
+    tell_server(
+        create_link_artifact,
+        (run.folder / "report.html").as_uri(),
+        link_text="Report of this run",
+        key="report",
     )
     return record
 

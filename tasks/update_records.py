@@ -19,6 +19,7 @@ from compass_core.storage import read_json, write_json, write_text
 from compass_core.version import __version__
 from tasks.language_report import read_history
 from tasks.lineage import LINEAGE_TAG
+from tasks.outage import tell_server
 from tasks.reporting import Run, licences_of, now
 from tasks.settings import compass_home, open_store
 from tasks.updating import update_training
@@ -155,7 +156,8 @@ def finish_update(
     write_text(run.folder / "summary.txt", summary)
     Catalog(compass_home()).extend(run.folder / "run.json")
     slug = language.lower().replace("_", "-")
-    create_markdown_artifact(
+    tell_server(
+        create_markdown_artifact,
         update_markdown(language, outcome),
         key=f"update-{slug}",
         description=f"Update, {language_name(language)}",
