@@ -15,7 +15,7 @@ import typer
 
 from compass_core.errors import CompassError, InputError
 from flows import operating
-from flows.interrupting import EXIT_INTERRUPTED, handle_signals
+from flows.interrupting import EXIT_INTERRUPTED, handle_signals, leave_without_server
 from tasks.settings import prepare_environment
 
 app = typer.Typer(
@@ -321,14 +321,39 @@ def deploy(
     config: ConfigArgument,
     overrides: Overrides = None,
     pool: Annotated[str, typer.Option(help="Work pool; made if it is missing.")] = "compass",
+    pool_type: Annotated[
+        str, typer.Option("--pool-type", help="process, docker or kubernetes.")
+    ] = "process",
+    image: Annotated[str, typer.Option(help="Container image of docker and kubernetes.")] = "",
+    name: Annotated[
+        str, typer.Option(help="Name of the deployments, for a second project on one server.")
+    ] = "",
+    notify: Annotated[
+        str,
+        typer.Option(
+            envvar="COMPASS_NOTIFY",
+            help="Notification block, told of failed runs: slack-webhook/ops; none: nobody.",
+        ),
+    ] = "",
+    timezone: Annotated[
+        str, typer.Option(help="Time zone of the retraining's schedule: Europe/Berlin.")
+    ] = "",
     schedule: Annotated[
-        bool, typer.Option("--schedule/--no-schedule", help="Turn the monitor's schedule on.")
+        bool, typer.Option("--schedule/--no-schedule", help="Turn the schedules on.")
     ] = True,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Overwrite another project's deployments.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only check the files; needs no server.")
+    ] = False,
 ) -> None:
     """Put the flows on a Prefect server, with this configuration; safe to repeat."""
+    from flows.deploying import Options
     from flows.deploying import deploy as deploy_all
 
-    deploy_all(config, overrides or [], pool=pool, scheduled=schedule)
+    options = Options(pool, pool_type, image, name, notify, timezone, schedule, replace)
+    deploy_all(config, overrides or [], options, check=check)
 
 
 @app.command()
@@ -368,6 +393,14 @@ def main() -> None:
     """Run the command line: one clear message for wrong input, a traceback only with --debug."""
     prepare_environment()
     handle_signals()
+    try:
+        _call_app()
+    except SystemExit as ended:
+        leave_without_server(ended.code if isinstance(ended.code, int) else 0)
+        raise
+
+
+def _call_app() -> None:
     debug = "--debug" in sys.argv
     try:
         app()

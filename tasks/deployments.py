@@ -1,141 +1,222 @@
-"""Deployments and automations on a Prefect server, from the files in ``deployments/``.
+"""Deployments on a Prefect server, from the files in ``deployments/``.
 
 Everything is applied by name, so applying twice changes nothing: Prefect replaces a deployment of
-the same name itself, an automation is looked up here.
+the same name itself, and what an earlier release left behind is removed here. Two configurations
+live beside each other under two names; one never takes the place of another unasked.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
-import httpx
 import yaml
-from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.events.schemas.automations import AutomationCore
-from prefect.exceptions import ObjectNotFound
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterTags,
+)
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import construct_schedule
+from prefect.server.schemas.schedules import SCHEDULE_TYPES
+from pydantic import TypeAdapter, ValidationError
 
-from compass_core.config import AdaptConfig
-from compass_core.errors import ConfigError, TransientError
-from tasks.events import server_address
-from tasks.settings import compass_home
+from compass_core.config import AdaptConfig, ContinualStudyConfig, StudyConfig
+from compass_core.errors import ConfigError
+from compass_core.version import __version__
+from tasks.deployment_checks import TAG, read_document
+from tasks.work_pools import PoolKind, ensure_pool
 
 FOLDER = Path(__file__).resolve().parents[1] / "deployments"
-CONFIGURED = ("adapt-languages", "monitor-drift", "update-adapter")
-"""Deployments that a configuration of several languages is the default of."""
-SCHEDULED = ("monitor-drift",)
-"""Deployments whose schedule `compass deploy` turns on: they make do with that configuration."""
+_FOR_PEOPLE = ("adapt-languages",)
+"""Deployments whose schedule follows `--timezone`; the monitor's follows its windows, in UTC."""
 _TIMEOUT_SECONDS = 300
 
 
-def read_deployments(folder: Path = FOLDER) -> dict[str, Any]:
-    """Return ``prefect.yaml`` as plain values.
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be deployed, and how.
 
-    Raises:
-        ConfigError: the file is not beside this installation.
+    Attributes:
+        config: Default of every deployment that can use it.
+        pool: Name of the work pool.
+        kind: What its runs get.
+        name: Name of all deployments; empty: each is called like its flow.
+        scheduled: Whether schedules are on.
+        timezone: Of the schedules that are made for people; empty: as in the file.
     """
-    return _read(folder / "prefect.yaml")
+
+    config: AdaptConfig
+    pool: str
+    kind: PoolKind
+    name: str = ""
+    scheduled: bool = True
+    timezone: str = ""
+
+    def deployment_name(self, flow: str) -> str:
+        """Return what the deployment of a flow is called."""
+        return self.name or flow
 
 
-def read_automations(folder: Path = FOLDER) -> list[dict[str, Any]]:
-    """Return the automations of ``automations.yaml`` as plain values."""
-    found: list[dict[str, Any]] = _read(folder / "automations.yaml")["automations"]
-    return found
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path.name} is not beside this installation ({path.parent}). Clone the repository "
-            "and install it with `python3 run.py setup`."
-        ) from None
-    return values
+def read_deployments(folder: Path = FOLDER) -> dict[str, Any]:
+    """Return ``prefect.yaml`` as plain values."""
+    return read_document(folder / "prefect.yaml").values
 
 
 def prepare_deployments(
-    config: AdaptConfig, base_folder: Path, *, pool: str, scheduled: bool, names: tuple[str, ...]
+    wanted: Wanted, *, only: tuple[str, ...] = (), folder: Path = FOLDER
 ) -> dict[str, Any]:
-    """Return ``prefect.yaml`` for this configuration.
-
-    Args:
-        config: Default of the deployments in `CONFIGURED`.
-        base_folder: Where relative paths of the configuration start from; runs start there.
-        pool: Work pool.
-        scheduled: Whether the schedules of `SCHEDULED` are on.
-        names: Deployments to apply; empty means all.
-    """
-    values = read_deployments()
+    """Return ``prefect.yaml`` for a configuration; `only` names flows, empty means all."""
+    values = read_deployments(folder)
     values["pull"] = [
-        {"prefect.deployments.steps.set_working_directory": {"directory": str(base_folder)}}
+        {"prefect.deployments.steps.set_working_directory": {"directory": wanted.kind.folder}}
     ]
-    listed = [d for d in values["deployments"] if not names or d["name"] in names]
+    listed = [d for d in values["deployments"] if not only or d["name"] in only]
     for deployment in listed:
-        deployment["work_pool"] = dict(deployment["work_pool"]) | {
-            "name": pool,
-            "job_variables": {"env": run_environment()},
+        flow = deployment["name"]
+        deployment["name"] = wanted.deployment_name(flow)
+        deployment["version"] = __version__
+        deployment["tags"] = [*deployment["tags"], f"project-{wanted.config.project}"]
+        deployment["work_pool"] = {
+            "name": wanted.pool,
+            "job_variables": dict(wanted.kind.job_variables),
         }
-        if deployment["name"] in CONFIGURED:
-            deployment["parameters"] = {"config": config.model_dump(mode="json")}
+        deployment["parameters"] = default_parameters(flow, wanted)
+        if flow == "update-adapter":
+            at_once = wanted.config.execution.max_parallel
+            deployment["concurrency_limit"] = {**deployment["concurrency_limit"], "limit": at_once}
         for schedule in deployment.get("schedules", ()):
-            schedule["active"] = scheduled and deployment["name"] in SCHEDULED
+            schedule["active"] = wanted.scheduled
+            if wanted.timezone and flow in _FOR_PEOPLE:
+                schedule["timezone"] = wanted.timezone
     return values | {"deployments": listed}
 
 
-def run_environment() -> dict[str, str]:
-    """Return what runs on a worker need to find the state and the registry of whoever deploys.
-
-    An MLflow address with credentials is left out, because a server shows what a deployment holds:
-    it has to be set where the worker is started.
-    """
-    home = compass_home()
-    found = {
-        "COMPASS_HOME": str(home),
-        "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(home / "prefect" / "results"),
-    }
-    address = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if address and not _has_credentials(address):
-        found["MLFLOW_TRACKING_URI"] = address
-    return found
-
-
-def _has_credentials(address: str) -> bool:
-    """Say whether an address has a user, a password or settings, which may be secrets."""
-    parts = urlsplit(address)
-    return "@" in parts.netloc or bool(parts.query)
+def default_parameters(flow: str, wanted: Wanted) -> dict[str, Any]:
+    """Return the configuration as the flow takes it; what only a person can say stays open."""
+    values = wanted.config.model_dump(mode="json")
+    if wanted.name:
+        values["execution"]["language_deployment"] = f"adapt-language/{wanted.name}"
+    if flow == "adapt-language":
+        del values["languages"]
+    elif flow == "compare-strategies":
+        values = StudyConfig.model_validate(values).model_dump(mode="json")
+    elif flow == "continual-study":
+        try:
+            values = ContinualStudyConfig.model_validate(values).model_dump(mode="json")
+        except ValidationError:  # only the embedded corpus has a sequence of shifts
+            return {}
+    return {"config": values}
 
 
-def apply_deployments(values: Mapping[str, Any]) -> None:
-    """Apply a prepared ``prefect.yaml`` with Prefect's own command; pools are made where missing.
+def next_run(schedule: Mapping[str, Any], now: datetime) -> datetime:
+    """Return when a schedule of the file starts its next run, in its own time zone."""
+    timing = {key: schedule[key] for key in ("cron", "interval", "rrule") if key in schedule}
+    wanted = construct_schedule(**timing, timezone=schedule["timezone"])
+    server_side: TypeAdapter[SCHEDULE_TYPES] = TypeAdapter(SCHEDULE_TYPES)
+    timed = server_side.validate_python(wanted.model_dump())
+    first: datetime = asyncio.run(timed.get_dates(1, start=now))[0]
+    return first.astimezone(ZoneInfo(schedule["timezone"]))
+
+
+def apply_deployments(
+    client: SyncPrefectClient, values: Mapping[str, Any], wanted: Wanted, *, replace: bool = False
+) -> dict[str, str]:
+    """Apply a prepared ``prefect.yaml`` with Prefect's own command.
+
+    Returns:
+        What became of the pool (``created``, ``known``) and of deployments of earlier releases
+        (``removed``), by name.
 
     Raises:
-        ConfigError: no server is configured, or Prefect refuses the file.
+        ConfigError: the name belongs to another configuration, the pool is of another type, or
+            Prefect refuses the file.
     """
-    if server_address() is None:
-        raise ConfigError(
-            "No Prefect server is configured, so there is nothing to deploy to. Start one "
-            "(`prefect server start`) and set PREFECT_API_URL=http://127.0.0.1:4200/api.",
-            code="E42",
-        )
-    for pool in sorted({d["work_pool"]["name"] for d in values["deployments"]}):
-        _prefect("work-pool", "create", pool, "--type", "process", known_if="already exists")
+    present = _present(client)
+    if not replace:
+        refuse_foreign(present, wanted)
+    done = {f"pool {wanted.pool}": ensure_pool(client, wanted.pool, wanted.kind)}
     with tempfile.TemporaryDirectory(prefix="compass-deploy-") as folder:
         path = Path(folder) / "prefect.yaml"
         path.write_text(yaml.safe_dump(dict(values), sort_keys=False), encoding="utf-8")
         _prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(path))
+    return done | _remove_orphans(client, present, wanted)
 
 
-def _prefect(*arguments: str, known_if: str = "") -> None:
-    command = [sys.executable, "-m", "prefect", *arguments]
+def _present(client: SyncPrefectClient) -> list[tuple[str, DeploymentResponse]]:
+    """Return every deployment of COMPASS on the server, with its flow."""
+    found: list[DeploymentResponse] = []
+    wanted = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
+    while page := client.read_deployments(deployment_filter=wanted, limit=200, offset=len(found)):
+        found += page
+    return [(client.read_flow(deployment.flow_id).name, deployment) for deployment in found]
+
+
+def refuse_foreign(present: list[tuple[str, DeploymentResponse]], wanted: Wanted) -> None:
+    """Let nobody overwrite what belongs to another configuration.
+
+    Raises:
+        ConfigError: the name, or the project, is somebody else's.
+    """
+    project = wanted.config.project
+    home = wanted.kind.job_variables["env"]["COMPASS_HOME"]
+    for flow, deployment in present:
+        owner, owners_home = _owner(deployment)
+        if not owner:
+            continue
+        place = f"{flow}/{deployment.name}"
+        if deployment.name == wanted.deployment_name(flow):
+            if (owner, owners_home) != (project, home):
+                raise ConfigError(
+                    f"The deployment {place} on this server belongs to the project {owner!r} with "
+                    f"COMPASS_HOME={owners_home}; this is the project {project!r} with "
+                    f"COMPASS_HOME={home}. Put it beside the other one (--name {project}), or in "
+                    "its place (--replace)."
+                )
+        elif owner == project:
+            raise ConfigError(
+                f"The project {project!r} is on this server already, as {place}; a drift would "
+                "start both updates. Give this configuration another `project`, or deploy under "
+                f"the same name ({_advice(flow, deployment.name)})."
+            )
+
+
+def _advice(flow: str, name: str) -> str:
+    return "without --name" if name == flow else f"--name {name}"
+
+
+def _owner(deployment: DeploymentResponse) -> tuple[str, str]:
+    """Return project and home of a deployment; empty where it has no configuration."""
+    config = (deployment.parameters or {}).get("config") or {}
+    environment = (deployment.job_variables or {}).get("env") or {}
+    return str(config.get("project", "")), str(environment.get("COMPASS_HOME", ""))
+
+
+def _remove_orphans(
+    client: SyncPrefectClient, present: list[tuple[str, DeploymentResponse]], wanted: Wanted
+) -> dict[str, str]:
+    """Remove deployments of flows that this release does not have any more."""
+    flows = {deployment["name"] for deployment in read_deployments()["deployments"]}
+    removed = {}
+    for flow, deployment in present:
+        if flow not in flows and deployment.name == wanted.deployment_name(flow):
+            client.delete_deployment(deployment.id)
+            removed[f"deployment {flow}/{deployment.name}"] = "removed"
+    return removed
+
+
+def _prefect(*arguments: str) -> None:
     done = subprocess.run(
-        command,
+        [sys.executable, "-m", "prefect", *arguments],
         capture_output=True,
         text=True,
         timeout=_TIMEOUT_SECONDS,
@@ -144,48 +225,5 @@ def _prefect(*arguments: str, known_if: str = "") -> None:
         env={**os.environ, "PREFECT_LOGGING_LEVEL": "ERROR", "COLUMNS": "200"},
     )
     output = f"{done.stdout}\n{done.stderr}".strip()
-    if done.returncode and not (known_if and known_if in output):
+    if done.returncode:
         raise ConfigError(f"`prefect {' '.join(arguments)}` failed:\n{output[-2000:]}")
-
-
-def apply_automations(automations: list[dict[str, Any]]) -> dict[str, str]:
-    """Create each automation, or replace the one of the same name; return created or replaced.
-
-    Raises:
-        ConfigError: an automation names a deployment that the server does not have.
-        TransientError: the server did not answer.
-    """
-    done: dict[str, str] = {}
-    try:
-        with get_client(sync_client=True) as client:
-            for values in automations:
-                wanted = AutomationCore.model_validate(_with_ids(client, values))
-                known = client.read_automations_by_name(wanted.name)
-                if known:
-                    client.update_automation(known[0].id, wanted)
-                else:
-                    client.create_automation(wanted)
-                for other in known[1:]:
-                    client.delete_automation(other.id)
-                done[wanted.name] = "replaced" if known else "created"
-    except httpx.HTTPError as error:
-        raise TransientError(f"{server_address()} did not answer: {error}") from error
-    return done
-
-
-def _with_ids(client: SyncPrefectClient, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the automation with the ids of the deployments it names."""
-    actions = []
-    for action in values["actions"]:
-        filled = dict(action)
-        name = filled.pop("deployment", None)
-        if name is not None:
-            try:
-                filled["deployment_id"] = client.read_deployment_by_name(name).id
-            except ObjectNotFound:
-                raise ConfigError(
-                    f"The automation {values['name']!r} starts the deployment {name}, which the "
-                    "server does not have. Deploy it first: `compass deploy CONFIG`."
-                ) from None
-        actions.append(filled)
-    return {**values, "actions": actions}

@@ -24,6 +24,8 @@ from tasks.retries import RETRIES, RETRY_DELAYS_SECONDS, retry_if_transient
 from tasks.settings import usage_folder
 
 EVENT_NAME = "compass.drift"
+PROJECT_LABEL = "compass.project"
+"""Label of the event that says whose update answers it."""
 _NAMESPACE = uuid.UUID("6f1b8f5c-6f0c-5a43-9f7b-5d1b1f5f0a11")
 
 
@@ -38,15 +40,16 @@ def server_address() -> str | None:
     return address
 
 
-def resource_of(language: str) -> dict[str, str]:
+def resource_of(language: str, project: str) -> dict[str, str]:
     """Return what a drift event is about, as Prefect names it."""
     return {
         "prefect.resource.id": f"compass.language.{language}",
         "prefect.resource.name": language_name(language),
+        PROJECT_LABEL: project,
     }
 
 
-def prefect_event(event: DriftEvent) -> Event:
+def prefect_event(event: DriftEvent, project: str) -> Event:
     """Return the event as Prefect knows it.
 
     One sending has one identity: if it was delivered and the process died before it noted so, the
@@ -55,7 +58,7 @@ def prefect_event(event: DriftEvent) -> Event:
     return Event(
         event=EVENT_NAME,
         id=uuid.uuid5(_NAMESPACE, f"{event.id} {len(event.sent)}"),
-        resource=resource_of(event.language),
+        resource=resource_of(event.language, project),
         related=_run_of_monitor(),
         payload=event.payload(),
     )
@@ -81,25 +84,25 @@ def _run_of_monitor() -> list[RelatedResource]:
     retry_delay_seconds=RETRY_DELAYS_SECONDS,
     retry_condition_fn=retry_if_transient,
 )
-def send_event(language: str, event_id: str) -> None:
-    """Send one event of the outbox and note that it was sent.
+def send_event(language: str, event_id: str, project: str) -> None:
+    """Send one event of the outbox to a project's update and note that it was sent.
 
     Raises:
         TransientError: the server did not take it; it stays pending.
         DataError: there is no such event.
     """
     outbox = open_outbox(language)
-    deliver(outbox.get(event_id))
+    deliver(outbox.get(event_id), project)
     outbox.mark_sent(event_id, datetime.now(UTC))
 
 
-def deliver(event: DriftEvent) -> None:
+def deliver(event: DriftEvent, project: str) -> None:
     """Give the event to the server and wait for its answer.
 
     Raises:
         TransientError: the server did not take it.
     """
-    body = [prefect_event(event).model_dump(mode="json")]
+    body = [prefect_event(event, project).model_dump(mode="json")]
     try:
         with get_client(sync_client=True) as client:
             client.request("POST", "/events", json=body).raise_for_status()

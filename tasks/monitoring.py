@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from compass_core.config import AdaptConfig, MonitoringConfig, Recipe
+from compass_core.config import AdaptConfig, Recipe
 from compass_core.errors import DataError, StoreError, TransientError
 from compass_core.languages import canonical_language, language_name
 from compass_core.monitoring.drift import Sample
@@ -74,7 +74,7 @@ def monitor_language(language: str, config: AdaptConfig, base_folder: str) -> di
         outcome |= {"champion": baseline.version, "space": baseline.fingerprint}
         outcome |= _observe(watch, history, Path(base_folder), outcome)
         outcome["windows"] = list(_decide(watch, history))
-        outcome |= _send(language, config.monitoring)
+        outcome |= _send(language, config)
         outcome["status"] = _status(outcome)
         write_json(usage_folder(language) / LAST_NAME, outcome)
     return outcome
@@ -173,13 +173,13 @@ def _untested(window: Window) -> dict[str, Any]:
     }
 
 
-def _send(language: str, config: MonitoringConfig) -> dict[str, Any]:
+def _send(language: str, config: Recipe) -> dict[str, Any]:
     """Send every event that no update has finished; what cannot be sent stays pending."""
     outbox = open_outbox(language)
     pending = outbox.pending()
     sent: list[str] = []
     unsent = ""
-    if pending and not config.emit_events:
+    if pending and not config.monitoring.emit_events:
         unsent = "monitoring.emit_events is off"
     elif pending and server_address() is None:
         unsent = "no Prefect server is configured (PREFECT_API_URL)"
@@ -188,7 +188,7 @@ def _send(language: str, config: MonitoringConfig) -> dict[str, Any]:
     else:
         for event in pending:
             try:
-                send_event(language, event.id)
+                send_event(language, event.id, config.project)
                 sent.append(event.id)
             except TransientError as error:
                 _LOG.warning("%s", error)

@@ -107,7 +107,7 @@ def test_a_server_that_does_not_answer_leaves_the_event_pending(logs, monkeypatc
     (event,) = open_outbox(LANGUAGE).pending()
     monkeypatch.setattr(events, "get_client", unreachable)
     with pytest.raises(TransientError, match="stays pending"):
-        deliver(event)
+        deliver(event, "small")
     assert open_outbox(LANGUAGE).pending()[0].sent == ()
 
 

@@ -54,7 +54,7 @@ def watched(home, tmp_path, monkeypatch):
     case = Watched()
     monkeypatch.setattr(monitoring, "datetime", Clock)
     monkeypatch.setattr(monitoring, "open_baseline", lambda *_: case.baseline)
-    monkeypatch.setattr(monitoring, "send_event", lambda _l, event: case.sent.append(event))
+    monkeypatch.setattr(monitoring, "send_event", lambda _l, event, _p: case.sent.append(event))
     monkeypatch.setattr(monitoring, "server_address", lambda: "http://127.0.0.1:1/api")
     case.logs.mkdir()
     return case
@@ -328,7 +328,7 @@ def test_prompts_that_come_after_the_decision_change_nothing_and_are_counted(wat
 
 # ------------------------------------------------------------------ events
 def test_an_event_that_cannot_be_sent_stays_pending(watched, monkeypatch):
-    def refuse(_language, event):
+    def refuse(_language, event, _project):
         raise TransientError(f"{event}: no connection")
 
     for day in (0, 1):
@@ -339,7 +339,7 @@ def test_an_event_that_cannot_be_sent_stays_pending(watched, monkeypatch):
     assert "no connection" in outcome["unsent"]
     assert "compass update" in next_step(outcome)
     assert len(open_outbox(LANGUAGE).pending()) == 1
-    monkeypatch.setattr(monitoring, "send_event", lambda _l, event: watched.sent.append(event))
+    monkeypatch.setattr(monitoring, "send_event", lambda _l, event, _p: watched.sent.append(event))
     assert watched.run(2)["sent"] == watched.sent != []
 
 
@@ -368,10 +368,12 @@ def test_one_sending_has_one_identity_and_the_next_another(watched):
     watched.run(2)
     outbox = open_outbox(LANGUAGE)
     event = outbox.get(watched.sent[0])
-    assert prefect_event(event).id == prefect_event(event).id
+    assert prefect_event(event, "p").id == prefect_event(event, "p").id
     later = outbox.mark_sent(event.id, at(2))
-    assert prefect_event(later).id != prefect_event(event).id
-    assert prefect_event(event).resource.id == "compass.language.swh_Latn"
+    assert prefect_event(later, "p").id != prefect_event(event, "p").id
+    resource = prefect_event(event, "p").resource
+    assert resource.id == "compass.language.swh_Latn"
+    assert resource["compass.project"] == "p"
 
 
 # ------------------------------------------------------------------ processes

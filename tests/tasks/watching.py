@@ -110,7 +110,7 @@ def be_monitor(home: str, logs: str, day: float, out: str, point: str = "") -> N
     monitoring.open_baseline = lambda *_: FakeBaseline()
     monitoring.server_address = lambda: "http://127.0.0.1:1/api"
 
-    def note_sent(_language, event_id):
+    def note_sent(_language, event_id, _project):
         with (Path(logs).parent / "sent.txt").open("a") as stream:
             stream.write(f"{event_id}\n")
 
