@@ -8,19 +8,23 @@ from typing import Any
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from compass_core.config import AdaptConfig
+from flows.engines import check_engine, run_cells
 from flows.language_dag import Shared, adapt, prepare_shared
-from flows.outcomes import collect, run_state
+from flows.outcomes import run_state
 from tasks.reporting import finish_run, publish_language, start_run
+from tasks.workers import Site, at
 
 
 @task(name="adapt", task_run_name="adapt-{language}", cache_policy=NO_CACHE)
-def adapt_one(language: str, config: AdaptConfig, shared: Shared) -> dict[str, Any]:
+def adapt_one(
+    language: str, config: AdaptConfig, shared: Shared, site: Site | None = None
+) -> dict[str, Any]:
     """Run the DAG of one language and show its tables in the interface."""
-    outcome = adapt(language, config, shared)
-    publish_language(outcome, config)
+    with at(site, language):
+        outcome = adapt(language, config, shared)
+        publish_language(outcome, config)
     return outcome
 
 
@@ -30,16 +34,13 @@ def adapt_languages(config: AdaptConfig) -> State[Any]:
 
     Ends as Completed, CompletedWithFailures (some languages failed) or Failed (all did).
     """
+    check_engine(config.execution, deployments=True)
     run = start_run("adapt-languages", config)
     cells = [(language, config.seed) for language in config.languages]
     shared = prepare_shared(config, str(Path.cwd()), cells)
-    pool: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(config.execution.max_parallel)
-    with pool as runner:
-        futures = {
-            language: runner.submit(
-                adapt_one, {"language": language, "config": config, "shared": shared}
-            )
-            for language in config.languages
-        }
-        outcomes = collect(futures, shared.refused)
+    given = {
+        language: {"language": language, "config": config, "shared": shared}
+        for language in config.languages
+    }
+    outcomes = run_cells(adapt_one, given, config.execution, run.folder, shared.refused)
     return run_state(finish_run(run, config, outcomes))

@@ -8,43 +8,45 @@ from typing import Any
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from compass_core.config import ContinualStudyConfig
 from flows.continual_dag import Cell, StreamShared
+from flows.engines import check_engine, run_cells
 from flows.language_dag import Line, embed_shards, ingest_pool
-from flows.outcomes import collect, run_state
+from flows.outcomes import run_state
 from tasks.continual import stream_content
 from tasks.continual_report import continual_outcomes, continual_report, publish_continual
 from tasks.ingestion import check_sources
 from tasks.pools import gather_pool
 from tasks.reporting import finish_run, start_run
+from tasks.workers import Site, at
 
 
 @task(name="continual-cell", task_run_name="continual-{language}-{seed}", cache_policy=NO_CACHE)
 def continual_cell(
-    language: str, seed: int, config: ContinualStudyConfig, shared: StreamShared
+    language: str,
+    seed: int,
+    config: ContinualStudyConfig,
+    shared: StreamShared,
+    site: Site | None = None,
 ) -> dict[str, Any]:
     """Run every arm over one sequence of shifts; nothing is registered."""
-    return Cell(language, seed, config, shared).run()
+    with at(site, language):
+        return Cell(language, seed, config, shared).run()
 
 
 @flow(name="continual-study", flow_run_name="continual-{config.project}")
 def continual_study(config: ContinualStudyConfig) -> State[Any]:
     """Compare ways of updating an adapter over shifts of usage; re-running continues."""
+    check_engine(config.execution)
     run = start_run("continual-study", config)
     shared = share_stream(config)
-    pool: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(config.execution.max_parallel)
-    with pool as runner:
-        futures = {
-            (language, seed): runner.submit(
-                continual_cell,
-                {"language": language, "seed": seed, "config": config, "shared": shared},
-            )
-            for language in config.languages
-            for seed in config.seeds
-        }
-        cells = collect(futures)
+    given = {
+        (language, seed): {"language": language, "seed": seed, "config": config, "shared": shared}
+        for language in config.languages
+        for seed in config.seeds
+    }
+    cells = run_cells(continual_cell, given, config.execution, run.folder)
     report = continual_report(config, cells)
     publish_continual(report)
     outcomes = continual_outcomes(config, cells)

@@ -25,17 +25,29 @@ def collect(
         futures: By language, or by language and seed.
         refused: Languages and seeds whose failure was reported when it was found.
     """
-    told = {language for language, _seed in refused}
-    outcomes: dict[Key, dict[str, Any]] = {}
-    for key, future in futures.items():
+    return {key: outcome_of(key, future, refused) for key, future in futures.items()}
+
+
+def outcome_of(
+    key: Key, future: PrefectFuture[Any], refused: Collection[tuple[str, int]] = ()
+) -> dict[str, Any]:
+    """Wait for one language and return its outcome; see `collect`."""
+    try:
         found = future.result(raise_on_failure=False)
-        if isinstance(found, BaseException):
-            language = key if isinstance(key, str) else key[0]
-            if language not in told:
-                beat(language, "adapt", "failed", detail=str(found))
-            found = failed_outcome(language, found)
-        outcomes[key] = found
-    return outcomes
+    except Exception as error:  # its worker process died, and the engine gave it up
+        found = error
+    if not isinstance(found, BaseException):
+        outcome: dict[str, Any] = found
+        return outcome
+    language = language_of(key)
+    if language not in {code for code, _seed in refused}:
+        beat(language, "adapt", "failed", detail=str(found))
+    return failed_outcome(language, found)
+
+
+def language_of(key: Key) -> str:
+    """Return the language of a cell."""
+    return key if isinstance(key, str) else key[0]
 
 
 def run_state(record: Mapping[str, Any]) -> State[Any]:

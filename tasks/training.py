@@ -11,6 +11,7 @@ from compass_core.records import ArtifactRef
 from compass_core.storage import Draft, fingerprint, read_json, write_json
 from tasks.caching import ModelRef, key_value, stage
 from tasks.compute import run_job
+from tasks.limits import training_slot
 from tasks.settings import compass_home, open_store
 
 _LIBRARIES = ("torch", "transformers", "peft")
@@ -50,7 +51,8 @@ def train_adapter(
     }
     strategy = store.manifest(selection)["provenance"].get("strategy", "")
     stage_name = f"adapter-train {strategy}".strip()
-    facts = run_job(train_job, spec, execution, language=language, stage=stage_name)
+    with training_slot(execution, language, stage_name):
+        facts = run_job(train_job, spec, execution, language=language, stage=stage_name)
     draft.rows = int(facts["steps"])
     draft.provenance["seconds"] = facts.pop("seconds")  # equal trainings give equal files
     write_json(draft.folder / "training.json", facts)

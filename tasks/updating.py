@@ -30,6 +30,7 @@ from compass_core.storage import (
 from tasks.caching import ModelRef, key_value, stage
 from tasks.compute import run_job
 from tasks.events import open_outbox
+from tasks.limits import training_slot
 from tasks.settings import compass_home, open_store
 from tasks.update_data import IDS, ROWS, read_slices
 
@@ -98,7 +99,8 @@ def fisher(
         "previous_path": str(store.folder(previous)) if previous is not None else None,
         "out_folder": str(draft.folder),
     }
-    facts = run_job(fisher_job, spec, execution, language=language, stage="fisher")
+    with training_slot(execution, language, "fisher"):
+        facts = run_job(fisher_job, spec, execution, language=language, stage="fisher")
     draft.rows = int(facts["n_examples"])
     draft.provenance |= {"language": language, "seconds": facts.pop("seconds")} | facts
 
@@ -184,7 +186,8 @@ def update_train(
             **strengths,
         },
     }
-    facts = run_job(update_job, spec, execution, language=language, stage="update-train")
+    with training_slot(execution, language, "update-train"):
+        facts = run_job(update_job, spec, execution, language=language, stage="update-train")
     draft.rows = int(facts["steps"])
     draft.provenance |= {"language": language, "seconds": facts.pop("seconds")}
     write_json(draft.folder / "training.json", facts)
