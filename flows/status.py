@@ -47,7 +47,7 @@ def _show(report: StatusReport, *, detailed: bool) -> None:
         for language in report.languages:
             _say(detail_text(language))
     else:
-        table = Table(box=None, padding=(0, 1), pad_edge=False)
+        table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
         for name in HEADER:
             table.add_column(name, no_wrap=True, overflow="ellipsis")
         for row in overview_rows(report):

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from compass_core.languages import language_name
+from tasks.logs import log_progress, wants_json
 from tasks.progress import Beat, watch
 
 OUT = Console()
@@ -30,6 +31,10 @@ def follow(languages: tuple[str, ...], n_steps: int) -> Iterator[None]:
         languages: Canonical codes.
         n_steps: Steps of one language, over all its seeds.
     """
+    if wants_json():
+        with _log_lines():
+            yield
+        return
     if not os.environ.get("COMPASS_DEBUG"):
         keep_run_logs_out()
     if sys.stdout.isatty():
@@ -44,6 +49,15 @@ def keep_run_logs_out() -> None:
     """Leave the logs of runs to the Prefect interface; failures are said once, by ourselves."""
     for name in _RUN_LOGGERS:
         logging.getLogger(name).propagate = False
+
+
+@contextlib.contextmanager
+def _log_lines() -> Iterator[None]:
+    stop = log_progress()
+    try:
+        yield
+    finally:
+        stop()
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import queue
 import signal
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -26,6 +26,7 @@ from compass_core.errors import TransientError
 from compass_core.orphans import exit_with_parent
 from compass_core.storage import read_json
 from tasks.interruption import go_on_or_raise
+from tasks.logs import context, in_context
 from tasks.progress import beat
 from tasks.settings import compass_home
 
@@ -43,8 +44,20 @@ class TrainerPool:
         for slot in range(slots):
             self._free.put(slot)
 
-    def run(self, job: Job, spec: dict[str, Any], on_wait: Callable[[], None]) -> dict[str, Any]:
+    def run(
+        self,
+        job: Job,
+        spec: dict[str, Any],
+        on_wait: Callable[[], None],
+        about: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
         """Run ``job(spec)`` in the next free process, calling `on_wait` while it works.
+
+        Args:
+            job: Importable function.
+            spec: Its argument.
+            on_wait: Called now and then.
+            about: Language, stage and run, for the logs of that process.
 
         Raises:
             TransientError: the process died; a retry starts a new one.
@@ -53,7 +66,7 @@ class TrainerPool:
         future: Future[dict[str, Any]] | None = None
         try:
             go_on_or_raise()
-            future = self._executor(slot).submit(job, spec)
+            future = self._executor(slot).submit(in_context, job, spec, about or {})
             while not _finished(future):
                 go_on_or_raise()
                 on_wait()
@@ -172,7 +185,8 @@ def run_job(
         if execution.trainers == 0:
             return job(spec)
         pool = _shared_pool(execution.trainers)
-        return pool.run(job, spec, lambda: _report(progress_path, language, stage))
+        about = context() | {"language": language, "stage": stage}
+        return pool.run(job, spec, lambda: _report(progress_path, language, stage), about)
     finally:
         progress_path.unlink(missing_ok=True)
 

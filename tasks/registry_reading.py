@@ -44,6 +44,7 @@ class RegisteredAdapter:
         aliases: Aliases that point at it.
         tags: All tags of the version.
         created: Milliseconds since 1970 (UTC).
+        source: Where MLflow says that it came from, ``models:/m-…``.
     """
 
     name: str
@@ -53,6 +54,7 @@ class RegisteredAdapter:
     aliases: tuple[str, ...] = ()
     tags: dict[str, str] = field(default_factory=dict)
     created: int = 0
+    source: str = ""
 
     @property
     def language(self) -> str:
@@ -180,6 +182,7 @@ def _adapter(entry: Any) -> RegisteredAdapter:
         aliases=tuple(sorted(entry.aliases or ())),
         tags=tags,
         created=int(entry.creation_timestamp or 0),
+        source=str(entry.source or ""),
     )
 
 

@@ -37,7 +37,7 @@ from tasks.promotion import configure_tracking
 from tasks.registry_reading import SINCE_TAG, VERDICT_TAG
 from tasks.run_index import RunLine, run_lines
 from tasks.settings import compass_home, open_store, runs_folder, tracking_uri
-from tasks.watched import newest_champions, run_metrics, watch_languages, watched_codes
+from tasks.watched import metrics_of_runs, newest_champions, watch_languages, watched_codes
 
 _PROBE_SECONDS = 3.0
 
@@ -49,6 +49,7 @@ class _Sources:
     lines: Sequence[RunLine]
     usage: Mapping[str, WatchedLanguage]
     watched_versions: Mapping[str, str]
+    metrics: Mapping[str, Mapping[str, float]]
     now: datetime
     verify: bool
 
@@ -78,6 +79,7 @@ def collect_status(
         lines=found,
         usage={item.language: item for item in watch_languages(codes, champions, scores=False)},
         watched_versions={code: item.name for code, item in champions.items()},
+        metrics=_metrics(serving),
         now=now,
         verify=verify,
     )
@@ -108,6 +110,11 @@ def _serving(
     except CompassError as error:
         advice = "start the MLflow server, or check MLFLOW_TRACKING_URI"
         return [], [Attention("registry-unreachable", str(error), advice)]
+
+
+def _metrics(serving: Sequence[registry.Serving]) -> dict[str, dict[str, float]]:
+    runs = [entry.champion.run_id for entry in serving if entry.champion is not None]
+    return metrics_of_runs(runs) if runs else {}
 
 
 def _require_answer(uri: str) -> None:
@@ -149,7 +156,7 @@ def _with_champion(
     champion = entry.champion
     if champion is None:
         return status
-    metrics = run_metrics(champion.run_id)
+    metrics = sources.metrics.get(champion.run_id, {})
     trained = datetime.fromtimestamp(champion.created / 1000, UTC).isoformat(timespec="seconds")
     status = replace(
         status,

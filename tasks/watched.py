@@ -42,6 +42,7 @@ from tasks.settings import compass_home, runs_folder, usage_folder
 
 _LOG = logging.getLogger(__name__)
 _UPDATE_FLOW = "update-adapter"
+_RUNS_PER_QUESTION = 100
 _PROBLEMS = (CompassError, OSError, ValueError, KeyError, TypeError)
 
 MAX_WINDOWS = 400
@@ -293,3 +294,22 @@ def run_metrics(run_id: str) -> dict[str, float]:
     except CompassError as error:
         _LOG.warning("%s", error)
         return {}
+
+
+def metrics_of_runs(run_ids: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return the metrics of many runs by a few questions; runs that are gone are left out."""
+    found: dict[str, dict[str, float]] = {}
+    wanted = sorted({text for text in run_ids if text.isalnum()})
+    try:
+        with tracking.mlflow_errors("read the metrics of runs"):
+            client = tracking.client()
+            experiments = [entry.experiment_id for entry in client.search_experiments()]
+            for first in range(0, len(wanted), _RUNS_PER_QUESTION):
+                names = ", ".join(
+                    f"'{text}'" for text in wanted[first : first + _RUNS_PER_QUESTION]
+                )
+                runs = client.search_runs(experiments, f"attributes.run_id IN ({names})")
+                found |= {run.info.run_id: dict(run.data.metrics) for run in runs}
+    except CompassError as error:
+        _LOG.warning("%s", error)
+    return found

@@ -104,7 +104,7 @@ def render_index(
         )
     header = ["Run", "Project", "Started", "Took", "Languages", "Outcome", "Mean gain, points"]
     usage = tag("p", link("Usage over time", monitoring)) if monitoring else None
-    head = tag("header", tag("h1", "COMPASS runs"), usage)
+    head = tag("header", tag("h1", "COMPASS"), usage)
     caption = "Gain: accuracy minus zero-shot, mean over the languages of the run"
     content = (
         table(header, rows, caption=caption, class_="runs")
@@ -113,7 +113,7 @@ def render_index(
     )
     serving = render_status(status, monitoring) if status is not None else None
     title = tag("h2", "Runs") if serving is not None else None
-    return document("COMPASS runs", [head, serving, tag("section", title, content, class_="card")])
+    return document("COMPASS", [head, serving, tag("section", title, content, class_="card")])
 
 
 def _head(report: RunReport) -> Html:

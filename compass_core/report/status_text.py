@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textwrap import wrap
 
-from compass_core.report.markup import clean, duration, exact_p, moment, number
+from compass_core.report.markup import clean, duration, elapsed, exact_p, moment, number
 from compass_core.report.monitoring_state import STATE_MEANING, STATE_TEXT
 from compass_core.report.status_data import (
     ATTENTION,
@@ -15,30 +15,38 @@ from compass_core.report.status_data import (
     all_attention,
 )
 
-HEADER = ("language", "serves", "since", "accuracy", "usage", "look")
+HEADER = ("language", "serves", "age", "accuracy, %", "usage", "look at")
 _WIDTH = 80
 _LABEL = 13
 _SIGN = {"act": "✕", "watch": "▲"}
-_NAME_LENGTH = 18
+_NAME_LENGTH = 16
 
 
 def overview_rows(report: StatusReport) -> list[tuple[str, ...]]:
     """Return one row of each language, those that need something first."""
     names = [language.language for language in report.languages]
-    return [_row(item, names.count(item.language) > 1) for item in report.languages]
+    return [_row(item, report.created, names.count(item.language) > 1) for item in report.languages]
 
 
-def _row(item: LanguageStatus, several: bool) -> tuple[str, ...]:
+def _row(item: LanguageStatus, now: str, several: bool) -> tuple[str, ...]:
     name = clean(f"{item.name} · {item.base}" if several else item.name, _NAME_LENGTH)
     first = item.attention[0].code if item.attention else ""
     return (
         name,
         f"v{item.champion}" if item.champion else "base",
-        item.since[:10] or "–",
+        _age(item.since, now),
         accuracy_text(item),
         STATE_TEXT[item.drift],
         f"{_SIGN[ATTENTION[first][0]]} {first}" if first else "",
     )
+
+
+def _age(since: str, now: str) -> str:
+    """Return how long something has served: hours up to two days, then days."""
+    seconds = elapsed(since, now)
+    if seconds is None:
+        return "–"
+    return f"{seconds / 3600:.0f} h" if seconds < 2 * 86_400 else f"{seconds / 86_400:.0f} d"
 
 
 def accuracy_text(item: LanguageStatus) -> str:

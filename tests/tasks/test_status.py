@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from compass_core.report.status_data import ATTENTION, LanguageStatus, StatusReport, to_json
+from compass_core.report.monitoring_state import STATE_TEXT
+from compass_core.report.status_data import (
+    ATTENTION,
+    Attention,
+    LanguageStatus,
+    StatusReport,
+    in_order,
+    to_json,
+)
 from compass_core.report.status_text import attention_text, detail_text, overview_rows
 from compass_core.storage import write_json
 from tasks import registry
@@ -156,14 +164,32 @@ def test_tracking_server_that_is_away_is_told_at_once(status_home, monkeypatch):
     assert [row.language for row in report.languages] == [CODE]
 
 
-def test_every_need_has_an_order_and_42_languages_fit_80_columns(status_home):
-    need = [{"language": f"l{i:02}", "name": f"Language number {i}"} for i in range(42)]
-    rows = [LanguageStatus(**values) for values in need]
-    table = overview_rows(StatusReport(created="", languages=rows))
+def test_42_languages_fit_80_columns_whatever_their_state():
+    of_all = {"registry-unreachable", "no-registry", "upgrade-pending", "disk-low"}
+    codes = [code for code in ATTENTION if code not in of_all]
+    needs = [[Attention(code, "found", "do")] for code in codes]
+    states = list(STATE_TEXT)
+    rows = [
+        LanguageStatus(
+            language=f"l{i:02}",
+            name=f"Language number {i} of a long name",
+            champion="123",
+            since="2026-01-01T00:00:00+00:00",
+            accuracy=0.5614,
+            accuracy_low=0.5,
+            accuracy_high=0.62,
+            drift=states[i % len(states)],
+            attention=needs[i] if i < len(needs) else [],
+        )
+        for i in range(42)
+    ]
+    table = overview_rows(StatusReport(created=NOW.isoformat(), languages=in_order(rows)))
     widths = [max(len(row[column]) for row in table) for column in range(6)]
-    assert sum(widths) + 2 * 5 <= 80
-    longest = max(len(code) for code in ATTENTION)
-    assert 18 + 5 + 10 + 12 + len("● Update refused") + longest + 2 * 5 <= 100
+    assert sum(widths) + 5 <= 80
+    signs = {"act": "✕", "watch": "▲"}
+    assert [row[5] for row in table[: len(codes)]] == [
+        f"{signs[ATTENTION[code][0]]} {code}" for code in codes
+    ]
 
 
 def test_attention_names_what_to_do(status_home):
