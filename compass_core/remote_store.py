@@ -22,7 +22,7 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
@@ -33,6 +33,7 @@ from compass_core.files import disk_error, file_lock, fsync_path, read_json, sha
 from compass_core.object_store import ObjectStore
 from compass_core.records import ArtifactRef
 from compass_core.storage import (
+    ATTEMPT_AGE,
     MANIFEST_NAME,
     NOT_ARTEFACTS,
     STORE_VERSION,
@@ -43,8 +44,6 @@ from compass_core.storage import (
     ref_of,
 )
 
-ATTEMPT_AGE = timedelta(hours=24)
-"""An attempt without a manifest that nobody has added to for this long belongs to nobody."""
 _TRANSFER_TIMEOUT_SECONDS = 6 * 3600.0
 _SEEN = "seen"
 _PARALLEL_LOOKS = 8
@@ -183,6 +182,17 @@ class RemoteStore(ArtifactStore):
             with self._transfer(ref.kind, ref.fingerprint):
                 self._fetch(ref)
         return super().folder(ref)
+
+    def mirror(self, kinds: Collection[str]) -> None:
+        """Download every artefact of `kinds`, whichever machine made it.
+
+        Raises:
+            StoreError: the disk is full.
+            TransientError: the storage cannot be reached.
+        """
+        for kind in kinds:
+            for ref in self.refs(kind):
+                self.folder(ref)
 
     def _fetch(self, ref: ArtifactRef) -> None:
         kind, key = ref.kind, ref.fingerprint

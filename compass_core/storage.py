@@ -17,8 +17,9 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ MANIFEST_NAME = "MANIFEST.json"
 VERSION_FILE = "STORE.json"
 NOT_ARTEFACTS = frozenset({"tmp", "locks", "keys", "checkpoints", "partial", "seen"})
 """Folders below the root that hold no artefacts."""
+ATTEMPT_AGE = timedelta(hours=24)
+"""An upload without a manifest that nobody has added to for this long belongs to nobody."""
 _STALE_DRAFT_SECONDS = 6 * 3600
 _LIFE_LINE = ".alive"
 
@@ -222,6 +225,17 @@ class ArtifactStore:
         """Delete an artefact for good, its damaged or unfinished remains too."""
         shutil.rmtree(self.root / kind / key, ignore_errors=True)
 
+    def drop_copy(self, kind: str, key: str) -> None:
+        """Delete this home's copy of an artefact; of a folder there is no other."""
+        self.remove(kind, key)
+
+    def mirror(self, kinds: Collection[str]) -> None:
+        """Bring every artefact of `kinds` here, whichever machine made it."""
+
+    def sweep_attempts(self, older_than: timedelta = ATTEMPT_AGE) -> int:
+        """Delete what killed machines left where machines share; return how many attempts."""
+        return 0
+
     def kinds(self) -> list[str]:
         """Return the kinds of which there are artefacts, by name."""
         folders = (path.name for path in self.root.iterdir() if path.is_dir())
@@ -319,6 +333,7 @@ def ref_of(manifest: Mapping[str, Any]) -> ArtifactRef:
 
 
 __all__ = [
+    "ATTEMPT_AGE",
     "MANIFEST_NAME",
     "NOT_ARTEFACTS",
     "ROW_GROUP_ROWS",

@@ -16,7 +16,7 @@ from rich.table import Table
 from compass_core.errors import DataError, InputError
 from compass_core.languages import canonical_language, language_name
 from flows.terminal import OUT
-from tasks.settings import compass_home, runs_folder, tracking_uri
+from tasks.settings import compass_home, runs_folder, tracking_uri, without_password
 
 _MAX_CLUSTERS = 12
 _MAX_TEXT = 60
@@ -129,16 +129,18 @@ def compare_runs(run_a: str, run_b: str) -> None:
     )
 
 
-def clean_store(*, keep_runs: int, yes: bool) -> None:
+def clean_store(*, keep_runs: int, yes: bool, shared: bool = False) -> None:
     """List what can be deleted, and delete it if asked to."""
     from tasks.dashboard import write_index
     from tasks.manifests import catalog
     from tasks.retention import apply_clean, plan_clean
 
-    plan = plan_clean(keep_runs)
+    plan = plan_clean(keep_runs, shared=shared)
     size = f"{plan.bytes / 2**20:.1f} MiB"
     OUT.print(f"{len(plan.runs)} runs and {len(plan.artefacts)} artefacts, {size}")
-    if not plan.runs and not plan.artefacts:
+    if plan.note:
+        OUT.print(plan.note)
+    if plan.is_empty():
         return
     if not yes:
         OUT.print("Nothing was deleted. Add --yes to delete them.")
@@ -261,7 +263,7 @@ def examine() -> int:
     free = shutil.disk_usage(home if home.exists() else home.parent).free
     rows.append(("disk", f"{free / 2**30:.1f} GiB free", "ok" if free > _MIN_FREE_BYTES else "low"))
     rows.append(("state", str(home), "ok"))
-    rows.append(("MLflow", tracking_uri(), "ok"))
+    rows.append(("MLflow", without_password(tracking_uri()), "ok"))
     rows += environment_checks()
     print_table(("what", "found", "verdict"), rows)
     return 0 if all(row[2] == "ok" for row in rows) else 1

@@ -41,7 +41,7 @@ from compass_core.records import ArtifactRef
 from compass_core.storage import ArtifactStore, Draft, fingerprint
 from tasks.progress import note_work
 from tasks.retries import RETRIES, RETRY_DELAYS_SECONDS, retry_if_transient
-from tasks.settings import compass_home, open_store
+from tasks.settings import compass_home, open_store, store_root
 
 P = ParamSpec("P")
 
@@ -111,7 +111,7 @@ class FlockLockManager(LockManager):
         return self
 
     def _path(self, key: str) -> Path:
-        folder = compass_home() / "store" / "locks"
+        folder = store_root() / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{key}.lock"
 
@@ -274,6 +274,8 @@ def _whole(store: ArtifactStore, kind: str, key: str) -> ArtifactRef | None:
     if found is None or kind not in REHASHED:
         return found
     folder = store.root / found.path
+    if not folder.is_dir():
+        return found  # only object storage has it: a download is verified
     state = (str(folder), *sorted(path.stat().st_mtime_ns for path in folder.iterdir()))
     if state in _rehashed:
         return found
@@ -282,7 +284,7 @@ def _whole(store: ArtifactStore, kind: str, key: str) -> ArtifactRef | None:
     except StoreError as error:
         _say(logging.WARNING, "%s It is made anew.", error)
         store.set_aside(found)
-        return None
+        return store.find(kind, key)  # object storage may have a good one; a folder has none
     _rehashed.add(state)
     return found
 

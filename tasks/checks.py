@@ -10,7 +10,7 @@ from compass_core.adaptation.bases import check_base
 from compass_core.embedding import encoder_fingerprint
 from compass_core.errors import CompassError
 from compass_core.storage import write_text
-from tasks.settings import compass_home, open_store
+from tasks.settings import open_store, store_address
 
 _PORTS = {"Prefect server": 4200, "MLflow server": 5000}
 
@@ -18,7 +18,7 @@ _PORTS = {"Prefect server": 4200, "MLflow server": 5000}
 def environment_checks() -> list[tuple[str, str, str]]:
     """Return (what, found, verdict) of each check; the verdict is ``ok`` or what is wrong."""
     rows = [
-        ("store", str(compass_home() / "store"), _verdict(_store_is_writable)),
+        ("store", store_address(), _verdict(_store_is_writable)),
         ("starter base", starter.base_path().name, _verdict(_base_is_whole)),
         ("starter encoder", starter.encoder_path().name, _verdict(_encoder_is_whole)),
     ]
@@ -40,7 +40,9 @@ def _verdict(check: object) -> str:
 
 
 def _store_is_writable() -> None:
-    probe = open_store().root / "tmp" / "doctor"
+    store = open_store()
+    store.check()
+    probe = store.root / "tmp" / "doctor"
     write_text(probe, "")
     probe.unlink()
 

@@ -9,7 +9,6 @@ Weights that were trained on a row are not changed: they are named, to be traine
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from compass_core.errors import InputError
 from compass_core.forgotten import Forgotten
 from compass_core.manifests import CATALOG_NAME
 from compass_core.manifests.catalog import DAMAGED_NAME
+from compass_core.object_store import is_url
 from compass_core.records import ArtifactRef
 from compass_core.redaction import (
     Needles,
@@ -35,6 +35,7 @@ from compass_core.redaction import (
 )
 from compass_core.storage import (
     MANIFEST_NAME,
+    NOT_ARTEFACTS,
     ArtifactStore,
     file_lock,
     fingerprint,
@@ -48,7 +49,7 @@ from tasks.manifests import catalog
 from tasks.monitoring import open_log
 from tasks.pools import SHARDS_FILE, VECTORS_FILE, Corpus, pool_shards
 from tasks.promotion import configure_tracking
-from tasks.settings import compass_home, open_store, tracking_uri
+from tasks.settings import compass_home, open_store, store_address, store_root, tracking_uri
 
 _DERIVED = frozenset({"embed", "sketch"})
 """Kinds with an entry for every row of what they are made of."""
@@ -56,7 +57,7 @@ _DERIVED = frozenset({"embed", "sketch"})
 _WEIGHTS = frozenset({"adapter-train", "update-train", "continual-train"})
 _TRAINED_ON = frozenset({"coverage", "sample", "history", "replay"})
 _ROLES = ("previous", "challenger", "champion")
-_NOT_ARTEFACTS = frozenset({"locks", "keys", "checkpoints", "partial"})
+_NO_TEXT = NOT_ARTEFACTS - {"tmp"}
 
 
 @dataclass
@@ -107,7 +108,7 @@ def plan_forget(ids: Iterable[str]) -> ForgetPlan:
     for language in _observed_languages(home):
         if count := open_log(language).count(wanted):
             plan.observations[language] = count
-    if (home / "store").is_dir():
+    if is_url(store_address()) or store_root().is_dir():
         _find_artefacts(plan, open_store())
     plan.files, plan.databases = _other_files(home, plan.needles)
     if _has_registry(home):
@@ -134,10 +135,11 @@ def apply_forget(plan: ForgetPlan) -> ForgetPlan:
             redact_sqlite(path, plan.needles)
         except sqlite3.OperationalError as error:
             plan.left.append(f"{path.name} ({error}): stop what uses it and run this again")
-    if (home / "store").is_dir():
-        with file_lock(home / "store" / "locks" / "clean.lock"):
+    if is_url(store_address()) or store_root().is_dir():
+        store = open_store()
+        with file_lock(store.root / "locks" / "clean.lock"):
             for folder in plan.artefacts:
-                shutil.rmtree(folder, ignore_errors=True)
+                store.remove(folder.parent.name, folder.name)
         (home / DAMAGED_NAME).unlink(missing_ok=True)
         if (home / CATALOG_NAME).exists():
             catalog().rebuild()
@@ -157,6 +159,7 @@ def _observed_languages(home: Path) -> list[str]:
 
 def _find_artefacts(plan: ForgetPlan, store: ArtifactStore) -> None:
     """List the artefacts that hold an id or a text of its row, and what has an entry for it."""
+    store.mirror(set(store.kinds()) - _WEIGHTS)  # what only object storage has may hold it, too
     folders = list(_artefact_folders(store.root))
     holding = {folder for folder in folders if folder_holds(folder, plan.needles)}
     texts = {text for folder in holding for text in _texts_in(folder, plan.needles)}
@@ -172,7 +175,7 @@ def _find_artefacts(plan: ForgetPlan, store: ArtifactStore) -> None:
 
 def _artefact_folders(root: Path) -> Iterator[Path]:
     for stage in sorted(root.iterdir()):
-        if stage.is_dir() and stage.name not in _NOT_ARTEFACTS | _WEIGHTS:
+        if stage.is_dir() and stage.name not in _NO_TEXT | _WEIGHTS:
             yield from (folder for folder in sorted(stage.iterdir()) if folder.is_dir())
 
 
@@ -272,8 +275,10 @@ def _touches(ref: ArtifactRef, gone: set[str]) -> bool:
 
 def _trained_on(adapter: registry.RegisteredAdapter, lost: set[str]) -> bool:
     name = adapter.tags.get("training_fingerprint", "")
-    folders = [open_store().root / kind / name for kind in sorted(_WEIGHTS)] if name else []
-    return any(lost & _inputs(folder) for folder in folders)
+    store = open_store()
+    found = [store.find(kind, name) for kind in sorted(_WEIGHTS)] if name else []
+    made_of = (store.manifest(ref)["provenance"].get("inputs", {}) for ref in found if ref)
+    return any(lost & set(_hashes(inputs)) for inputs in made_of)
 
 
 # ------------------------------------------------------------------ what adapters stand on

@@ -14,12 +14,12 @@ from compass_core.report.page import render_report
 from compass_core.storage import read_table, write_text
 from tasks.dashboard import write_index
 from tasks.reporting import read_run
-from tasks.settings import compass_home, open_store, runs_folder
+from tasks.settings import open_catalog, open_store, runs_folder
 
 
 def catalog() -> Catalog:
     """Return the catalogue of this home."""
-    return Catalog(compass_home())
+    return open_catalog()
 
 
 def languages_of(run_id: str) -> list[str]:

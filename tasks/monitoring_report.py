@@ -12,7 +12,6 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from compass_core.languages import language_name
-from compass_core.manifests import Catalog
 from compass_core.monitoring.history import History
 from compass_core.records import ArtifactRef
 from compass_core.report.monitoring_data import WatchedLanguage
@@ -23,7 +22,7 @@ from tasks.dashboard import RECORD_NAME, collect_monitoring, write_dashboard
 from tasks.monitoring_text import next_step, reading_text
 from tasks.outage import tell_server
 from tasks.reporting import now
-from tasks.settings import compass_home, runs_folder, usage_folder
+from tasks.settings import open_catalog, runs_folder, usage_folder
 
 LAST_NAME = "last.json"
 """Outcome of the last monitor of a language, beside its history."""
@@ -55,7 +54,7 @@ def finish_monitoring(outcomes: Mapping[str, Mapping[str, Any]]) -> dict[str, An
     windows = [window for outcome in told.values() for window in outcome["windows"]]
     refs = [ArtifactRef.from_dict(window["ref"]) for window in windows if "ref" in window]
     if refs:
-        Catalog(compass_home()).add(refs)
+        open_catalog().add(refs)
     for watched in collect_monitoring(list(outcomes)).languages:
         _publish(watched)
     page = write_dashboard()

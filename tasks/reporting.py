@@ -21,7 +21,6 @@ from compass_core.config import Config, Recipe
 from compass_core.config_files import dump_config
 from compass_core.errors import CompassError
 from compass_core.languages import language_name
-from compass_core.manifests import Catalog
 from compass_core.records import ArtifactRef
 from compass_core.report import data as report_data
 from compass_core.report.continual_data import ContinualReport
@@ -41,7 +40,14 @@ from tasks.dashboard import write_index
 from tasks.language_report import failed_report, language_report, read_history, scored_arms
 from tasks.lineage import LINEAGE_TAG
 from tasks.outage import tell_server
-from tasks.settings import compass_home, open_store, runs_folder, tracking_uri
+from tasks.settings import (
+    compass_home,
+    open_catalog,
+    open_store,
+    runs_folder,
+    tracking_uri,
+    without_password,
+)
 from tasks.summary import summary_text
 
 _LOG = logging.getLogger(__name__)
@@ -78,7 +84,9 @@ def start_run(flow_name: str, config: Config) -> Run:
     started = datetime.now(UTC)
     run_id = f"{started:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
     run = Run(run_id, flow_name, started.isoformat(timespec="seconds"))
-    open_store().sweep()
+    store = open_store()
+    store.check()
+    store.sweep()
     write_text(run.folder / "config.yaml", dump_config(config))
     return run
 
@@ -238,7 +246,7 @@ def finish_run(
     write_text(run.folder / "summary.txt", summary_text(page, run.folder, estimates))
     write_text(runs_folder() / "LAST", run.run_id + "\n")
     write_index()
-    Catalog(compass_home()).extend(run.folder / "run.json")
+    open_catalog().extend(run.folder / "run.json")
     tell_server(
         create_link_artifact,
         (run.folder / "report.html").as_uri(),
@@ -286,7 +294,7 @@ def _versions() -> dict[str, str]:
 def _links() -> dict[str, str]:
     return {
         "Prefect": f"PREFECT_HOME={compass_home() / 'prefect'} prefect server start",
-        "MLflow": f"mlflow server --backend-store-uri {tracking_uri()}",
+        "MLflow": f"mlflow server --backend-store-uri {without_password(tracking_uri())}",
     }
 
 

@@ -10,14 +10,29 @@ from typing import Any
 
 from compass_core.errors import StoreError
 from compass_core.monitoring.history import History
+from compass_core.object_store import is_url
 from compass_core.records import ArtifactRef
-from compass_core.storage import MANIFEST_NAME, canonical_json, file_lock, read_json, write_text
+from compass_core.storage import (
+    NOT_ARTEFACTS,
+    ArtifactStore,
+    canonical_json,
+    file_lock,
+    read_json,
+    write_text,
+)
 from tasks import registry
 from tasks.lineage import LINEAGE_TAG
 from tasks.promotion import configure_tracking
-from tasks.settings import compass_home, open_store, runs_folder, usage_folder
+from tasks.settings import (
+    compass_home,
+    open_store,
+    runs_folder,
+    store_address,
+    store_is_shared,
+    store_root,
+    usage_folder,
+)
 
-_NOT_ARTEFACTS = {"tmp", "locks", "keys", "checkpoints"}
 _LINEAGE_TAGS = (
     "selection_fingerprint",
     "training_fingerprint",
@@ -26,6 +41,10 @@ _LINEAGE_TAGS = (
 )
 
 
+_STAY = (
+    "Finished artefacts stay in the shared store, because other homes may need them; "
+    "--shared deletes them, where this home is the only one."
+)
 _SPACE_NAME = "space.json"
 """The space that usage of a language is watched in, beside its history."""
 
@@ -38,19 +57,33 @@ class CleanPlan:
         runs: Folders of runs.
         artefacts: Folders of artefacts and of adapters that no longer serve.
         bytes: Their size together.
+        for_all: Whether artefacts go from a shared store, or only this home's copies of them.
+        note: What stays and why, for people.
     """
 
     runs: list[Path]
     artefacts: list[Path]
     bytes: int
+    for_all: bool = True
+    note: str = ""
+
+    def is_empty(self) -> bool:
+        """Tell whether there is nothing to do (of object storage that is not known before)."""
+        return not (self.runs or self.artefacts or is_url(store_address()))
 
 
-def plan_clean(keep_runs: int) -> CleanPlan:
+def plan_clean(keep_runs: int, *, shared: bool = False) -> CleanPlan:
     """Return what can go when the newest `keep_runs` runs stay.
 
     A champion pins its adapter, its selection and its evaluation, and whatever they were made of,
     because those are named in the record of the run that made it.
+
+    Args:
+        keep_runs: Newest runs that stay.
+        shared: Delete from a store that other homes may use, too; safe only where none does,
+            because nobody here knows what their runs need.
     """
+    store = open_store()
     runs = sorted((p.parent for p in runs_folder().glob("*/run.json")), reverse=True)
     kept, pinned = set(runs[:keep_runs]), _champion_fingerprints()
     needed: set[str] = set()
@@ -60,43 +93,58 @@ def plan_clean(keep_runs: int) -> CleanPlan:
         if run in kept or any(Path(path).name in pinned for path in paths):
             kept.add(run)
             needed |= paths
-    root = open_store().root
     # A lineage that `compass forget` repaired is named by its version alone, in no run's record.
     needed |= {f"lineage/{name}" for name in pinned}
     # What was said about a window stays: its history names it, and it is a few kilobytes.
     needed |= {window["ref"]["path"] for window in _windows()}
     # Usage is compared within one space: made again with one byte changed, it would be another.
     needed |= _watched_spaces()
-    needed |= _parts(root, needed)
-    artefacts = [
-        folder
-        for stage in root.iterdir()
-        if stage.is_dir() and stage.name not in _NOT_ARTEFACTS
-        for folder in stage.iterdir()
-        if str(folder.relative_to(root)) not in needed
-    ]
+    needed |= _parts(store, needed)
     gone = [run for run in runs if run not in kept]
-    return CleanPlan(gone, sorted(artefacts), sum(_size(p) for p in [*gone, *artefacts]))
+    others_may_need = store_is_shared() and not shared
+    sizes = {} if others_may_need and not is_url(store_address()) else _unneeded(store, needed)
+    if shared and is_url(store_address()):
+        refs = (ref for kind in store.kinds() for ref in store.refs(kind))
+        sizes |= {store.root / ref.path: ref.bytes for ref in refs if ref.path not in needed}
+    size = sum(_size(run) for run in gone) + sum(sizes.values())
+    note = _STAY if others_may_need else ""
+    return CleanPlan(gone, sorted(sizes), size, not others_may_need, note)
+
+
+def _unneeded(store: ArtifactStore, needed: set[str]) -> dict[Path, int]:
+    """Return size in bytes by folder of what lies in this home's folder and nobody needs."""
+    return {
+        folder: _size(folder)
+        for stage in store.root.iterdir()
+        if stage.is_dir() and stage.name not in NOT_ARTEFACTS
+        for folder in stage.iterdir()
+        if str(folder.relative_to(store.root)) not in needed
+    }
 
 
 def apply_clean(plan: CleanPlan) -> None:
     """Delete what `plan` lists; the catalogue is rebuilt by the caller."""
-    with file_lock(compass_home() / "store" / "locks" / "clean.lock"):
-        for folder in [*plan.runs, *plan.artefacts]:
-            shutil.rmtree(folder, ignore_errors=True)
+    store = open_store()
+    delete = store.remove if plan.for_all else store.drop_copy
+    with file_lock(store_root() / "locks" / "clean.lock"):
+        for run in plan.runs:
+            shutil.rmtree(run, ignore_errors=True)
+        for folder in plan.artefacts:
+            delete(folder.parent.name, folder.name)
+    store.sweep_attempts()
     newest = sorted(path.parent.name for path in runs_folder().glob("*/run.json"))
     if newest:
         write_text(runs_folder() / "LAST", newest[-1] + "\n")
 
 
-def _parts(root: Path, paths: set[str]) -> set[str]:
+def _parts(store: ArtifactStore, paths: set[str]) -> set[str]:
     """Return the artefacts that those at `paths` are made of and still point to, at any depth."""
     found: set[str] = set()
     waiting = list(paths)
     while waiting:
-        manifest = root / waiting.pop() / MANIFEST_NAME
-        if manifest.is_file():
-            inside = set(read_json(manifest)["provenance"].get("parts", ())) - found
+        ref = store.find(*waiting.pop().split("/", 1))
+        if ref is not None:
+            inside = set(store.manifest(ref)["provenance"].get("parts", ())) - found
             found |= inside
             waiting += inside
     return found

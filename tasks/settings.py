@@ -7,11 +7,18 @@ import.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from compass_core.errors import StoreError
 from compass_core.forgotten import Forgotten
+from compass_core.object_store import is_url
 from compass_core.storage import ArtifactStore
+
+if TYPE_CHECKING:
+    from compass_core.manifests import Catalog
 
 _PRIVATE = 0o700
 
@@ -22,6 +29,8 @@ _PREFECT_DEFAULTS = {
     "PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL": "INFO",
     "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "INFO",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    # Asked once per run by ourselves; asked in every thread, a restart of the server fails a stage.
+    "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
@@ -49,9 +58,55 @@ def compass_home() -> Path:
     return Path(os.environ.get("COMPASS_HOME", ".compass")).expanduser().resolve()
 
 
+def store_address() -> str:
+    """Return where artefacts are kept (`COMPASS_STORE`, default ``<home>/store``)."""
+    named = os.environ.get("COMPASS_STORE", "").strip()
+    if is_url(named):
+        return named
+    folder = Path(named.removeprefix("file://")).expanduser() if named else compass_home() / "store"
+    return str(folder.resolve())
+
+
+def store_root() -> Path:
+    """Return the folder of the artefact store, or of its mirror here."""
+    address = store_address()
+    return compass_home() / "store" if is_url(address) else Path(address)
+
+
+def store_is_shared() -> bool:
+    """Return whether other homes may use the same store, so that nobody here knows all its uses."""
+    return store_address() != str(compass_home() / "store")
+
+
 def open_store() -> ArtifactStore:
-    """Open the artefact store under `compass_home`."""
-    return ArtifactStore(compass_home() / "store")
+    """Open the artefact store: a folder, or a mirror of what an address of object storage has."""
+    address = store_address()
+    if not is_url(address):
+        return ArtifactStore(Path(address))
+    from compass_core.remote_store import RemoteStore
+
+    return RemoteStore(store_root(), address)
+
+
+def known_store() -> ArtifactStore:
+    """Open the artefact store where there is one.
+
+    Raises:
+        StoreError: nothing was ever kept.
+    """
+    if not is_url(store_address()) and not store_root().is_dir():
+        raise StoreError(
+            f"There is nothing under {store_root().parent} yet. Run `compass adapt` first, or "
+            "point COMPASS_HOME to the folder of an earlier run."
+        )
+    return open_store()
+
+
+def open_catalog() -> Catalog:
+    """Return the catalogue of this home over its artefact store."""
+    from compass_core.manifests import Catalog
+
+    return Catalog(compass_home(), known_store)
 
 
 def runs_folder() -> Path:
@@ -74,6 +129,19 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{compass_home() / 'mlflow.db'}"
 
 
+def without_password(uri: str) -> str:
+    """Return an address as it may be shown: with ``***`` for its password.
+
+    Examples:
+        >>> without_password("postgresql://mlflow:s3cret@db:5432/mlflow")
+        'postgresql://mlflow:***@db:5432/mlflow'
+        >>> without_password("postgresql://db/mlflow?user=mlflow&password=s3cret")
+        'postgresql://db/mlflow?user=mlflow&password=***'
+    """
+    hidden = re.sub(r"(//[^:/?#]*):[^/?#]*@", r"\1:***@", uri)
+    return re.sub(r"(?i)((?:password|passwd|secret|token)=)[^&]*", r"\1***", hidden)
+
+
 def prepare_environment() -> None:
     """Set the defaults of Prefect and MLflow; whatever the user has set already wins."""
     home = compass_home()
@@ -81,6 +149,8 @@ def prepare_environment() -> None:
     prefect_home.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
     prefect_home.chmod(_PRIVATE)
     os.environ.setdefault("COMPASS_HOME", str(home))
+    if os.environ.get("COMPASS_STORE"):
+        os.environ["COMPASS_STORE"] = store_address()  # a process elsewhere must find the same
     os.environ.setdefault("PREFECT_HOME", str(prefect_home))
     os.environ.setdefault("PREFECT_RESULTS_LOCAL_STORAGE_PATH", str(prefect_home / "results"))
     for name, value in (_PREFECT_DEFAULTS | _OTHER_DEFAULTS).items():

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from compass_core.errors import CompassError, InputError, StoreError, TransientError
 from compass_core.storage import file_lock
+from tasks.settings import without_password
 
 EXPERIMENT_KIND = "custom_model_development"
 """Tag value that gives the MLflow interface its training layout."""
@@ -155,7 +156,7 @@ def initialise_store(tracking_uri: str) -> None:
             raise
         except Exception as error:
             raise StoreError(
-                f"Cannot open the MLflow store {_without_password(tracking_uri)}: {error}. "
+                f"Cannot open the MLflow store {without_password(tracking_uri)}: {error}. "
                 "If it belongs to another MLflow version, use that version or a new COMPASS_HOME."
             ) from error
         finally:
@@ -180,10 +181,6 @@ def _schema_lock(tracking_uri: str) -> Path:
 def _make_parent(tracking_uri: str) -> None:
     if tracking_uri.startswith("sqlite:///"):
         Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-
-
-def _without_password(uri: str) -> str:
-    return re.sub(r"//([^:/@]+):[^@]*@", r"//\1:***@", uri)
 
 
 def connection() -> _Connection:

@@ -13,7 +13,6 @@ from prefect.runtime import flow_run
 from compass_core.config import AdaptConfig, TrainingConfig
 from compass_core.evaluation.retention import RETENTION
 from compass_core.languages import language_name
-from compass_core.manifests import Catalog
 from compass_core.records import ArtifactRef
 from compass_core.storage import read_json, write_json, write_text
 from compass_core.version import __version__
@@ -21,7 +20,7 @@ from tasks.language_report import read_history
 from tasks.lineage import LINEAGE_TAG
 from tasks.outage import tell_server
 from tasks.reporting import Run, licences_of, now
-from tasks.settings import compass_home, open_store
+from tasks.settings import open_catalog, open_store
 from tasks.updating import update_training
 
 EVENT_TAG = "drift_event"
@@ -154,7 +153,7 @@ def finish_update(
     summary = update_summary(language, outcome)
     write_json(run.folder / "run.json", record)
     write_text(run.folder / "summary.txt", summary)
-    Catalog(compass_home()).extend(run.folder / "run.json")
+    open_catalog().extend(run.folder / "run.json")
     slug = language.lower().replace("_", "-")
     tell_server(
         create_markdown_artifact,

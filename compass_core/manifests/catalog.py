@@ -72,9 +72,17 @@ class IndexReport:
 class CatalogFile:
     """The catalog under one COMPASS home."""
 
-    def __init__(self, home: Path) -> None:
-        """Take the catalog of `home`; nothing is opened yet."""
+    def __init__(self, home: Path, store: Callable[[], ArtifactStore] | None = None) -> None:
+        """Take the catalog of `home`; nothing is opened yet.
+
+        The file is always this machine's own, wherever the artefacts are: it is a view of them.
+
+        Args:
+            home: Folder of the catalog and of the run records.
+            store: Opens the artefact store, or says that there is none; None: ``<home>/store``.
+        """
         self.home = home.resolve()
+        self._store = store or self._own_store
         self.path = self.home / CATALOG_NAME
         self._scratch = self.home / "store" / "tmp" / "duckdb"
 
@@ -253,7 +261,7 @@ class CatalogFile:
         self._store()
         return file_lock(self.home / f"{CATALOG_NAME}.lock", timeout_seconds=_LOCK_TIMEOUT_SECONDS)
 
-    def _store(self) -> ArtifactStore:
+    def _own_store(self) -> ArtifactStore:
         if not (self.home / "store").is_dir():
             raise StoreError(
                 f"There is nothing under {self.home} yet. Run `compass adapt` first, or point "
