@@ -9,7 +9,9 @@
     │   ├── InsufficientPoolError  the pool cannot fill the budget
     │   ├── ScriptGuardError    clusters follow the language, not the meaning
     │   └── StoreError          the artefact store: other version, damaged, not writable
+    │       └── ResourceError   a full disk, a lock that is held: not the caller's input (exit 1)
     └── TransientError          the outside world failed; retrying may help
+        └── RegistrationPendingError trained and kept, but the registry could not be told
 
 Every message says what was asked, what was found and what to change, and carries a stable code
 (``E17 …``) that documentation and tests can name.
@@ -94,10 +96,28 @@ class StoreError(InputError):
     code = "E62"
 
 
+class ResourceError(StoreError):
+    """The disk is full, or another process holds a lock for too long.
+
+    Nothing is wrong with what was asked, but another attempt at once would not help either.
+    """
+
+
 class TransientError(CompassError):
     """The outside world failed; the same call may work later."""
 
     code = "E90"
+
+
+class RegistrationPendingError(TransientError):
+    """An adapter is trained and kept, but the registry could not be told; the next run does it."""
+
+    code = "E94"
+
+
+def is_wrong_input(error: BaseException) -> bool:
+    """Return whether it is the caller's input that has to change (exit code 2)."""
+    return isinstance(error, InputError) and not isinstance(error, ResourceError)
 
 
 def bounded_list(problems: Sequence[str], *, limit: int = MAX_PROBLEMS_SHOWN) -> str:

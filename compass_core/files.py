@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from compass_core.errors import StoreError
+from compass_core.errors import ResourceError, StoreError
 
 ROW_GROUP_ROWS = 16_384
 """Rows per group of a Parquet file: what a reader holds at a time."""
@@ -142,7 +142,7 @@ def file_lock(path: Path, *, timeout_seconds: float = 60.0) -> Iterator[None]:
     """Hold a kernel lock on `path`; it vanishes with the process, so nothing is ever stale.
 
     Raises:
-        StoreError: the lock was not free within `timeout_seconds`.
+        ResourceError: the lock was not free within `timeout_seconds`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -154,7 +154,7 @@ def file_lock(path: Path, *, timeout_seconds: float = 60.0) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise StoreError(
+                    raise ResourceError(
                         f"{path} is locked by another process for more than "
                         f"{timeout_seconds:.0f} s. Wait for it or stop it, then run again.",
                         code="E63",
@@ -166,17 +166,17 @@ def file_lock(path: Path, *, timeout_seconds: float = 60.0) -> Iterator[None]:
 
 
 def is_full(error: OSError) -> bool:
-    """Tell a full disk; numpy reports one in words alone, without an error number."""
+    """Tell a full disk or quota; numpy reports one in words alone, without an error number."""
     if error.errno is None:
         return any(words in str(error) for words in ("free space", "No space", "requested and"))
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def disk_error(error: OSError, path: Path) -> Exception:
     """Turn a full or read-only disk into advice; leave every other system error as it is."""
     if is_full(error):
         free = shutil.disk_usage(path.parent if path.parent.exists() else Path("/")).free
-        return StoreError(
+        return ResourceError(
             f"No space left on the device of {path} ({free / 2**20:.0f} MiB free). Free some space "
             "(`compass clean` helps) and run the same command again; finished work is kept.",
             code="E64",

@@ -7,18 +7,43 @@ from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
 from compass_core.config import AdaptLanguageConfig
 from flows.language_dag import adapt, prepare_shared
 from flows.outcomes import run_state
-from tasks.reporting import finish_run, publish_language, start_run
+from tasks.limits import check_training_limit
+from tasks.outcomes import is_part, keep_outcome
+from tasks.promotion import check_registry
+from tasks.reporting import failed_outcome, finish_run, publish_language, start_run
 
 
 @flow(name="adapt-language", flow_run_name="adapt-{config.language}")
 def adapt_language(config: AdaptLanguageConfig) -> State[Any]:
     """Select data, train an adapter and promote it if it is better, for one language."""
+    if is_part():
+        return _part(config)
     run = start_run("adapt-language", config)
+    outcome = _adapt(config)
+    return run_state(finish_run(run, config, {config.language: outcome}))
+
+
+def _part(config: AdaptLanguageConfig) -> State[Any]:
+    """Leave the outcome to the run of several languages that started this one and reports it."""
+    try:
+        outcome = _adapt(config)
+    except Exception as error:
+        keep_outcome(failed_outcome(config.language, error))
+        raise
+    keep_outcome(outcome)
+    return Completed(message=outcome["status"])
+
+
+def _adapt(config: AdaptLanguageConfig) -> dict[str, Any]:
+    check_training_limit(config.execution)
+    if not config.execution.dry_run:
+        check_registry()
     shared = prepare_shared(config, str(Path.cwd()), [(config.language, config.seed)])
     outcome = adapt(config.language, config, shared)
     publish_language(outcome, config)
-    return run_state(finish_run(run, config, {config.language: outcome}))
+    return outcome

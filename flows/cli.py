@@ -13,7 +13,8 @@ from typing import Annotated
 
 import typer
 
-from compass_core.errors import CompassError, InputError
+from compass_core.errors import CompassError, is_wrong_input
+from compass_core.files import disk_error
 from flows import operating
 from flows.interrupting import EXIT_INTERRUPTED, handle_signals, leave_without_server
 from tasks.settings import prepare_environment
@@ -411,10 +412,14 @@ def _call_app() -> None:
 
         ERR.print(f"[bold red]{type(error).__name__}[/]", end=" ")
         ERR.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        sys.exit(EXIT_INPUT if isinstance(error, InputError) else EXIT_FAILED)
+        sys.exit(EXIT_INPUT if is_wrong_input(error) else EXIT_FAILED)
     except Exception as error:
         if debug:
             raise
+        told = disk_error(error, Path.cwd()) if isinstance(error, OSError) else error
+        if isinstance(told, CompassError):
+            sys.stderr.write(f"{type(told).__name__} {told}\n")
+            sys.exit(EXIT_FAILED)
         sys.stderr.write(
             f"E99 unexpected {type(error).__name__}: {error}\nThis is a defect of COMPASS; run the "
             "command with --debug for the traceback.\n"

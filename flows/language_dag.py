@@ -14,6 +14,7 @@ from typing import Any
 from prefect.transactions import CommitMode, transaction
 
 from compass_core.config import Recipe, SelectionConfig
+from compass_core.faults import fault_point
 from compass_core.records import ArtifactRef
 from tasks.caching import ModelRef, as_ref
 from tasks.embedding import embed
@@ -37,6 +38,7 @@ from tasks.promotion import (
     decide,
     find_champion,
     keep_lineage,
+    pending_without_registry,
     read_decision,
     register_and_promote,
     registered_name,
@@ -88,6 +90,7 @@ class Line:
         beat(self.language, name, "running")
         started, before = time.monotonic(), pieces_of_work()
         try:
+            fault_point(f"{name.split()[0]}.start", self.language)
             with transaction(commit_mode=CommitMode.EAGER):
                 ref = as_ref(stage_task(**params))
         except BaseException:
@@ -193,7 +196,8 @@ def adapt(language: str, recipe: Recipe, shared: Shared, *, promote: bool = True
             recipe.training,
         )
     elif promote:
-        outcome |= settle(line, recipe, shared, arms)
+        with pending_without_registry(language):
+            outcome |= settle(line, recipe, shared, arms)
     return outcome | {
         "artifacts": _plain(own_artifacts(line, recipe.selection.strategy)),
         "timings": line.timings,
@@ -388,6 +392,7 @@ def settle(
     line: Line, recipe: Recipe, shared: Shared, arms: Mapping[str, Mapping[str, ArtifactRef]]
 ) -> dict[str, Any]:
     """Decide against what serves now and move the champion if the challenger is better."""
+    fault_point("settle.start", line.language)
     arm = recipe.selection.strategy
     name = registered_name(recipe.base.model, shared.sources.base, line.language)
     champion = find_champion(line.language, name)

@@ -9,7 +9,7 @@ from typing import Any
 
 from compass_core.config import AdaptConfig, ContinualStudyConfig, StudyConfig
 from compass_core.config_files import load_config
-from compass_core.errors import ConfigError, InputError
+from compass_core.errors import ConfigError, InputError, ResourceError
 from flows.terminal import ERR, OUT, follow
 from tasks.reporting import last_run_id, read_run
 from tasks.settings import runs_folder
@@ -105,7 +105,8 @@ def exit_code(record: dict[str, Any]) -> int:
     failed = [outcome for outcome in outcomes if outcome["status"] == "failed"]
     if not failed:
         return 0
-    wrong_input = all(outcome["error_kind"] in _names(InputError) for outcome in failed)
+    wrong = _names(InputError) - _names(ResourceError)
+    wrong_input = all(outcome["error_kind"] in wrong for outcome in failed)
     return 2 if wrong_input and len(failed) == len(outcomes) else 1
 
 

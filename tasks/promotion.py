@@ -6,6 +6,8 @@ which depends on scores alone.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from compass_core.adaptation.bases import base_slug
 from compass_core.adaptation.checks import check_adapter_job
 from compass_core.config import BaseConfig, ExecutionConfig, PromotionConfig
+from compass_core.errors import RegistrationPendingError, TransientError
 from compass_core.evaluation.gate import decide as decide_gate
 from compass_core.faults import fault_point
 from compass_core.records import ArtifactRef
@@ -41,6 +44,41 @@ def registered_name(base_name: str, base: ModelRef, language: str) -> str:
     return registry.model_name(slug, language)
 
 
+@task(name="check-registry", cache_policy=NO_CACHE)
+def check_registry() -> None:
+    """Refuse to train for hours towards a registry that nobody can reach.
+
+    Raises:
+        TransientError: E95, the registry does not answer.
+    """
+    try:
+        configure_tracking()
+        with tracking.mlflow_errors("answer"):
+            tracking.client().search_registered_models(max_results=1)
+    except TransientError as error:
+        raise TransientError(
+            f"{error.message} Nothing was trained. Start the server, or correct "
+            "MLFLOW_TRACKING_URI; without it a file under COMPASS_HOME is the registry.",
+            code="E95",
+        ) from error
+
+
+@contextlib.contextmanager
+def pending_without_registry(language: str) -> Iterator[None]:
+    """Say that what is trained is kept when the registry cannot be told about it.
+
+    Raises:
+        RegistrationPendingError: the registry was busy or unreachable for longer than the retries.
+    """
+    try:
+        yield
+    except TransientError as error:
+        raise RegistrationPendingError(
+            f"The adapter of {language} is trained, scored and kept, but its registration is "
+            f"pending: {error.message} Run the same command again: it registers without training."
+        ) from error
+
+
 @task(
     name="find-champion",
     task_run_name="find-champion-{language}",
@@ -65,7 +103,14 @@ def find_champion(language: str, name: str) -> dict[str, str] | None:
     }
 
 
-@task(name="keep-lineage", task_run_name="keep-lineage-{language}", cache_policy=NO_CACHE)
+@task(
+    name="keep-lineage",
+    task_run_name="keep-lineage-{language}",
+    cache_policy=NO_CACHE,
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAYS_SECONDS,
+    retry_condition_fn=retry_if_transient,
+)
 def keep_lineage(language: str, name: str, champion: dict[str, str], lineage: ArtifactRef) -> None:
     """Name what the champion stands on where its version does not say so, or says what is gone."""
     named = champion["lineage"]
@@ -74,7 +119,14 @@ def keep_lineage(language: str, name: str, champion: dict[str, str], lineage: Ar
         registry.set_version_tags(name, champion["version"], {LINEAGE_TAG: lineage.fingerprint})
 
 
-@task(name="was-rolled-back", task_run_name="was-rolled-back-{language}", cache_policy=NO_CACHE)
+@task(
+    name="was-rolled-back",
+    task_run_name="was-rolled-back-{language}",
+    cache_policy=NO_CACHE,
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAYS_SECONDS,
+    retry_condition_fn=retry_if_transient,
+)
 def was_rolled_back(language: str, name: str, adapter_sha256: str) -> str | None:
     """Return the version of this very adapter that was taken out of service, or None."""
     configure_tracking()

@@ -174,10 +174,15 @@ def _create_version(name: str, model_id: str, run_id: str, tags: Mapping[str, st
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    created = client.create_model_version(
+    client.create_model_version(
         name, source=f"models:/{model_id}", run_id=run_id, tags=dict(tags), model_id=model_id
     )
-    return str(created.version)
+    # A reply that is lost makes the client ask again, so there may be two of them by now.
+    made = search_versions(f"name = '{name}' AND tags.{SHA_TAG} = '{tags[SHA_TAG]}'")
+    first, *twins = sorted(made, key=lambda entry: int(entry.version))
+    for twin in twins:
+        client.delete_model_version(name, twin.version)
+    return first.version
 
 
 def record_verdict(

@@ -20,6 +20,7 @@ from prefect.runtime import flow_run
 from compass_core.config import Config, Recipe
 from compass_core.config_files import dump_config
 from compass_core.errors import CompassError
+from compass_core.files import disk_error
 from compass_core.languages import language_name
 from compass_core.records import ArtifactRef
 from compass_core.report import data as report_data
@@ -93,6 +94,8 @@ def start_run(flow_name: str, config: Config) -> Run:
 
 def failed_outcome(language: str, error: BaseException) -> dict[str, Any]:
     """Return the outcome of a language that raised."""
+    if isinstance(error, OSError):
+        error = disk_error(error, compass_home())
     known = isinstance(error, CompassError)
     return {
         "language": language,

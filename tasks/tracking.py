@@ -53,6 +53,8 @@ _ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }
 """What every process of ours wants of MLflow: no telemetry, no pickle, no chatter."""
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+"""Half a minute per call, where MLflow waits for four; the task is tried again, too."""
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 DatasetRow = tuple[str, str, str, str, int]
@@ -120,6 +122,8 @@ def configure(tracking_uri: str, artifact_root: Path) -> None:
 def _switch_to(wanted: _Connection) -> None:
     wanted.artifact_root.mkdir(parents=True, exist_ok=True)
     os.environ.update(_ENVIRONMENT)
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
     os.environ["MLFLOW_TRACKING_URI"] = wanted.tracking_uri
     os.environ["MLFLOW_REGISTRY_URI"] = wanted.tracking_uri
     for noisy in ("mlflow", "alembic", "alembic.runtime.migration"):
@@ -154,6 +158,10 @@ def initialise_store(tracking_uri: str) -> None:
             _migrate(utils, engine)
         except CompassError:
             raise
+        except sqlalchemy.exc.OperationalError as error:
+            raise TransientError(
+                f"The MLflow store {without_password(tracking_uri)} does not answer: {error.orig}."
+            ) from error
         except Exception as error:
             raise StoreError(
                 f"Cannot open the MLflow store {without_password(tracking_uri)}: {error}. "
@@ -282,7 +290,11 @@ def start_run(
             if attempt:
                 all_tags[ATTEMPT_TAG] = attempt
             created = tracker.create_run(experiment_number, tags=all_tags, run_name=run_name)
-            run_id = str(created.info.run_id)
+            # A reply that is lost makes the client ask again, so there may be two by now.
+            first = _run_of_attempt(tracker, experiment_number, attempt)
+            run_id = first or str(created.info.run_id)
+            if run_id != created.info.run_id:
+                tracker.delete_run(created.info.run_id)
     log_params(run_id, params)
     return run_id
 
@@ -293,7 +305,10 @@ def _run_of_attempt(tracker: Any, experiment_number: str, attempt: str) -> str |
     if "'" in attempt or '"' in attempt:
         raise InputError(f"An attempt's name must not contain quotes (got {attempt[:80]!r}).")
     found = tracker.search_runs(
-        [experiment_number], f"tags.`{ATTEMPT_TAG}` = '{attempt}'", max_results=1
+        [experiment_number],
+        f"tags.`{ATTEMPT_TAG}` = '{attempt}'",
+        max_results=1,
+        order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
     )
     return str(found[0].info.run_id) if found else None
 

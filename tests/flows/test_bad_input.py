@@ -379,7 +379,7 @@ def test_full_disk_keeps_what_was_finished_and_the_next_run_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr("tasks.selection.write_table", full)
         code, out, err = dry_run(compass, mine)
-    assert code == 2
+    assert code == 1
     assert "E64" in out
     assert "compass clean" in out
     assert "Traceback" not in out + err
