@@ -25,6 +25,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from compass_core.config import ExecutionConfig
 from compass_core.errors import ConfigError
+from flows.fanout import check_fan_out
 from flows.language_dag import Shared
 from flows.outcomes import Key, collect, language_of, outcome_of
 from tasks.limits import check_training_limit
@@ -48,11 +49,13 @@ def check_engine(execution: ExecutionConfig, *, deployments: bool = False) -> No
     Raises:
         ConfigError: a package, cluster or limit is missing.
     """
-    if execution.fan_out == "deployments" and not deployments:
-        raise ConfigError(
-            "execution.fan_out=deployments: only adapt-languages can be spread over deployments; "
-            "use execution.task_runner=dask or ray for this flow."
-        )
+    if execution.fan_out == "deployments":
+        if not deployments:
+            raise ConfigError(
+                "execution.fan_out=deployments: only adapt-languages can be spread over "
+                "deployments; use execution.task_runner=dask or ray for this flow."
+            )
+        check_fan_out(execution.language_deployment)
     package = _PACKAGES.get(execution.task_runner)
     if package is not None and importlib.util.find_spec(package) is None:
         raise ConfigError(
