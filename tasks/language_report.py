@@ -17,7 +17,8 @@ from compass_core.languages import language_name, script
 from compass_core.records import ArtifactRef, table_to_examples
 from compass_core.report.data import ArmResult, ClusterRow, LanguageReport, MapPoint
 from compass_core.seeding import derive_rng
-from compass_core.storage import read_array, read_json, read_table
+from compass_core.storage import Draft, read_array, read_json, read_table, write_json
+from tasks.caching import part
 from tasks.evaluation import covered_mask
 from tasks.settings import open_store
 
@@ -225,17 +226,27 @@ def read_history(adapter: ArtifactRef) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines() if line]
 
 
+@part("trivial", 1, libraries=("scikit-learn",))
+def trivial_scores(
+    draft: Draft, test: ArtifactRef, coverage: ArtifactRef, selection: ArtifactRef
+) -> None:
+    """Score what needs no model, the most frequent answer and the most similar string."""
+    items = table_to_examples(read_table(_folder(test) / "rows.parquet"))
+    scores = {}
+    if items and items[0].choices:
+        known = [read_table(_folder(rows) / "rows.parquet") for rows in (coverage, selection)]
+        examples = table_to_examples(pa.concat_tables(known))
+        scores = {
+            "majority": float(np.mean(majority(items, examples))),
+            "string_overlap": float(np.mean(string_overlap(items, examples))),
+        }
+    write_json(draft.folder / "scores.json", scores)
+
+
 def _trivial(refs: Mapping[str, ArtifactRef], selection: ArtifactRef) -> dict[str, float | None]:
-    """Return what needs no model: the most frequent answer, and the most similar string."""
-    test = table_to_examples(read_table(_folder(refs["test"]) / "rows.parquet"))
-    if not test or not test[0].choices:
-        return {}
-    known = [read_table(_folder(r) / "rows.parquet") for r in (refs["coverage"], selection)]
-    examples = table_to_examples(pa.concat_tables(known))
-    return {
-        "majority": float(np.mean(majority(test, examples))),
-        "string_overlap": float(np.mean(string_overlap(test, examples))),
-    }
+    made = trivial_scores(refs["test"], refs["coverage"], selection)
+    scores: dict[str, float | None] = read_json(_folder(made) / "scores.json")
+    return scores
 
 
 def _folder(ref: ArtifactRef) -> Any:

@@ -18,10 +18,24 @@ T = TypeVar("T")
 
 
 def dump(report: Any, version: int) -> str:
-    """Return dataclass `report` as one line of JSON that says its `version`."""
-    values = {"report_version": version, **plain(dataclasses.asdict(report))}
-    text = json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
-    return text.encode(errors="replace").decode()
+    """Return dataclass `report` as one line of JSON that says its `version`.
+
+    The items of a list, such as languages, become text one by one: as plain values all of them
+    together would take many times the memory of their text.
+    """
+    parts = [f'"report_version": {version}']
+    for item in dataclasses.fields(report):
+        value = getattr(report, item.name)
+        if isinstance(value, (list, tuple)):
+            text = f"[{', '.join(map(_json, value))}]"
+        else:
+            text = _json(value)
+        parts.append(f"{_json(item.name)}: {text}")
+    return f"{{{', '.join(parts)}}}\n".encode(errors="replace").decode()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
 
 
 def load(
@@ -59,7 +73,11 @@ def load(
 
 
 def plain(value: Any) -> Any:
-    """Return `value` with JSON keys as text and unmeasured numbers as ``None``."""
+    """Return `value` as JSON values: keys as text, unmeasured numbers as ``None``."""
+    if isinstance(value, (str, int)) or value is None:
+        return value
+    if dataclasses.is_dataclass(value):
+        return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
