@@ -23,6 +23,7 @@ from tasks.promotion import find_champion
 from tasks.reporting import start_run
 from tasks.update_records import EVENT_TAG, finish_update
 from tasks.updating import check_update, refused_in_a_row
+from tasks.waiting import wait_in_line
 
 ALREADY_DONE = "AlreadyDone"
 
@@ -39,6 +40,8 @@ def update_adapter(language: str, event: str = "", *, config: AdaptConfig) -> St
     code = canonical_language(language)
     check_update(config)
     outbox = open_outbox(code)
+    if outbox.busy():
+        wait_in_line(f"Another update of {language_name(code)} ({code}) is at work.")
     if not event:
         with outbox.exclusive():
             outcome = _update(config, code, "")

@@ -131,7 +131,11 @@ def _has_credentials(address: str) -> bool:
 
 
 def base_job_template(kind: PoolKind) -> dict[str, Any]:
-    """Return the template of Prefect's worker with COMPASS's additions."""
+    """Return the template of Prefect's worker with COMPASS's additions.
+
+    Raises:
+        ConfigError: there are no such workers, or they do not know one of the job variables.
+    """
     template = asyncio.run(get_default_base_job_template_for_infrastructure_type(kind.type))
     if template is None:
         raise ConfigError(
@@ -139,6 +143,13 @@ def base_job_template(kind: PoolKind) -> dict[str, Any]:
             f"Install them: pip install 'compass-adapt[{kind.type}]'."
         )
     merged: dict[str, Any] = _lay_over(template, kind.template_changes)
+    known = merged["variables"]["properties"]
+    unknown = sorted(set(kind.job_variables) - set(known))
+    if unknown:
+        raise ConfigError(
+            f"pools/{kind.type}.yaml: workers of type {kind.type} know no job variable "
+            f"{', '.join(unknown)}; they know {', '.join(sorted(known))}."
+        )
     return merged
 
 

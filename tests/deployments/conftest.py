@@ -1,5 +1,6 @@
 """A real Prefect server and a real worker process on loopback, as a person would start them."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -12,6 +13,26 @@ from pathlib import Path
 import httpx
 import pytest
 
+from compass_core.config import AdaptConfig
+from compass_core.config_files import dump_config
+
+SMALL = {
+    "project": "small",
+    "languages": ["swh_Latn", "tur_Latn"],
+    "data": {"kind": "starter", "n_coverage": 60, "n_usage": 60, "n_test": 120},
+    "clustering": {"n_clusters": [8], "relevance_quantile": 0},
+    "selection": {"budget": 40},
+    "training": {
+        "lora_rank": 4,
+        "learning_rate": 3e-3,
+        "batch_size": 8,
+        "min_steps": 12,
+        "max_steps": 12,
+        "max_length": 128,
+    },
+    "evaluation": {"n_bootstrap": 100},
+    "execution": {"trainers": 0, "max_parallel": 2},
+}
 ROOT = Path(__file__).parents[2]
 POOL = "compass-test"
 _START_SECONDS = 180
@@ -40,6 +61,15 @@ class Server:
     def get(self, path):
         return httpx.get(f"{self.url}{path}", timeout=60).raise_for_status().json()
 
+    def make_pool(self, name):
+        body = {"name": name, "type": "process"}
+        answer = httpx.post(f"{self.url}/work_pools/", json=body, timeout=60)
+        assert answer.is_success or answer.status_code == 409, answer.text
+
+    def patch(self, path, body):
+        answer = httpx.patch(f"{self.url}{path}", json=body, timeout=60)
+        assert answer.is_success, answer.text
+
     def post(self, path, body):
         answer = httpx.post(f"{self.url}{path}", json=body, timeout=60)
         assert answer.is_success, answer.text
@@ -55,8 +85,35 @@ class Server:
         return self.get(f"/flow_runs/{run_id}")
 
     def runs_of(self, name):
-        body = {"deployments": {"name": {"any_": [name.partition("/")[2]]}}}
+        named = zip(("flows", "deployments"), name.split("/"), strict=True)
+        body = {key: {"name": {"any_": [value]}} for key, value in named}
         return self.post("/flow_runs/filter", body)
+
+    def task_runs(self, run_id):
+        return self.post("/task_runs/filter", {"flow_runs": {"id": {"any_": [run_id]}}})
+
+    def retry(self, run_id):
+        """Do what the button Retry of the interface does."""
+        state = {"type": "SCHEDULED", "name": "AwaitingRetry"}
+        return self.post(f"/flow_runs/{run_id}/set_state", {"state": state})
+
+    def trace(self, *run_ids, names=()):
+        """Return what happened to runs when, as the server tells it, with events of `names`."""
+        rows = []
+        for run_id in run_ids:
+            name = self.flow_run(run_id)["name"]
+            for state in self.states(run_id):
+                told = (state["message"] or "").split("\n")[0][:110]
+                rows.append((state["timestamp"], f"{name:<18}{state['name']:<22}{told}"))
+            for task in self.task_runs(run_id):
+                if task["end_time"]:
+                    rows.append((task["end_time"], f"  {task['name']:<34}{task['state']['name']}"))
+        start = min(time for time, _ in rows)
+        for name in names:
+            for event in self.events(name):
+                told = event["resource"].get("prefect.resource.name", "")
+                rows.append((event["occurred"], f"{'event':<18}{name:<22}{told}"))
+        return "".join(f"{time[11:19]}  {text}\n" for time, text in sorted(rows) if time >= start)
 
     def events(self, name):
         body = {"filter": {"event": {"name": [name]}, "order": "ASC"}, "limit": 50}
@@ -155,22 +212,87 @@ def _answers(url, process):
         return False
 
 
-@pytest.fixture(scope="session")
-def worker(server):
-    """A worker process of the server's pool; its runs see the tests' own flows too."""
-    server.post("/work_pools/", {"name": POOL, "type": "process"})
+@contextlib.contextmanager
+def _working(server, pool=POOL, **more):
+    """A worker process of a pool; its runs see the tests' own flows too."""
+    server.make_pool(pool)
     python_path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
-    env = server.env | {"PYTHONPATH": python_path}
+    env = server.env | {"PYTHONPATH": python_path} | more
     process = _start(
-        ["worker", "start", "--pool", POOL, "--type", "process"],
+        ["worker", "start", "--pool", pool, "--type", "process"],
         env,
-        server.folder / "worker.log",
+        server.folder / f"worker-{pool}.log",
         server.folder,
     )
     try:
         yield process
     finally:
         _end(process)
+
+
+@pytest.fixture(scope="session")
+def worker(server):
+    """A worker process of the server's pool."""
+    with _working(server) as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def working(server):
+    """Start a worker of a pool, with more in its environment: a context manager."""
+    return lambda pool=POOL, **more: _working(server, pool, **more)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """A configuration file whose runs are real and short."""
+    path = tmp_path_factory.mktemp("small") / "small.yaml"
+    path.write_text(dump_config(AdaptConfig.model_validate(SMALL)), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def command(server, small):
+    """The command line in the folder of the small configuration, connected to the server."""
+
+    def run(name, *options):
+        return subprocess.run(
+            [sys.executable, "-m", "flows.cli", name, str(small), *options],
+            cwd=small.parent,
+            env=server.env | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def deploy(connected):
+    """Deploy flows by name, some of them from a stub, with all automations."""
+    return _deploy
+
+
+def _deploy(entrypoints, config, *, pool=POOL, name="", notify="", folder=None):
+    from prefect.client.orchestration import get_client
+
+    from tasks.automations import apply_automations, prepare_automations
+    from tasks.deployments import FOLDER, Wanted, apply_deployments, prepare_deployments
+    from tasks.work_pools import read_pool_kind
+
+    folder = folder or FOLDER
+    kind = read_pool_kind(FOLDER, "process", Path.cwd(), name=name)
+    wanted = Wanted(config, pool, kind, name)
+    values = prepare_deployments(wanted, only=tuple(entrypoints), folder=folder)
+    flows = [d["entrypoint"].rpartition(".")[2].replace("_", "-") for d in values["deployments"]]
+    for flow, deployment in zip(flows, values["deployments"], strict=True):
+        deployment["entrypoint"] = entrypoints[flow] or deployment["entrypoint"]
+    with get_client(sync_client=True) as client:
+        apply_deployments(client, values, wanted, replace=True)
+        prepared = prepare_automations(client, wanted, notify=notify, folder=folder)
+        return apply_automations(client, *prepared, wanted)
 
 
 @pytest.fixture

@@ -1,26 +1,46 @@
-"""A flow with the signature of `update-adapter` that takes the event and finishes it at once.
+"""The real `update-adapter`, of which only the work between its locks is a stub.
 
-In the project `dies-once` the first attempt is killed with SIGKILL while it holds the event.
+By the configuration's project: `dies-once` is killed with SIGKILL in its first attempt while it
+holds the event; `takes-long` works until it is told to end, and writes down from when to when.
 """
 
 import os
 import signal
+import time
 from datetime import UTC, datetime
 
-from prefect import flow
-
-from compass_core.config import AdaptConfig
+from flows import update_adapter as real
 from tasks.events import open_outbox
+from tasks.settings import compass_home
+
+PATIENCE_SECONDS = 240
 
 
-@flow(name="update-adapter")
-def update_adapter(config: AdaptConfig, language: str, event: str = "") -> str:
-    """Take the event, note the outcome."""
-    outbox = open_outbox(language)
-    with outbox.take(event, now=datetime.now(UTC)) as taken:
-        if taken is None:
-            return "done already"
-        if config.project == "dies-once" and len(taken.attempts) == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        outbox.finish(event, {"status": "refused", "reasons": ["a stub decides nothing"]})
-    return "done"
+def stub(config, language, event):
+    """Decide nothing."""
+    if config.project == "dies-once" and len(open_outbox(language).get(event).attempts) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if config.project == "takes-long":
+        work_until_told(language)
+    return {
+        "status": "refused",
+        "registry": {"name": "", "version": "", "run_id": ""},
+        "verdict": {"promote": False, "reasons": ["a stub decides nothing"]},
+    }
+
+
+def work_until_told(language):
+    """Be at work until the test says that it has seen enough."""
+    start = datetime.now(UTC)
+    (compass_home() / f"at-work-{language}").touch()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (compass_home() / "enough").exists():
+        assert time.monotonic() < deadline, "nobody said that it is enough"
+        time.sleep(0.2)
+    with (compass_home() / "intervals.txt").open("a") as lines:
+        lines.write(f"{language} {start.isoformat()} {datetime.now(UTC).isoformat()}\n")
+
+
+real._update = stub
+real.write_dashboard = lambda: None
+update_adapter = real.update_adapter

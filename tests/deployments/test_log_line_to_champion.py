@@ -69,8 +69,8 @@ def trace(server, runs):
 def test_a_log_line_becomes_a_new_champion_or_a_stated_refusal(server, worker, compass, folder):
     compass("adapt")
     compass("simulate-usage", "--out", str(folder / "logs"))
-    told = compass("deploy", "--pool", POOL)
-    assert "monitor-drift        0 6 * * * UTC\n" in told
+    told = compass("deploy", "--pool", POOL, "--replace")
+    assert "daily 0 6 * * * Etc/UTC, next 20" in told
     assert "compass-update-after-drift" in compass("deploy", "--pool", POOL)
     known = {run["id"] for run in server.runs_of(UPDATE)}
 
