@@ -14,8 +14,10 @@ from flows.engines import check_engine, run_cells
 from flows.fanout import run_children
 from flows.language_dag import Shared, adapt, prepare_shared
 from flows.outcomes import run_state
+from tasks.artifacts import publish_language, run_slug
+from tasks.live_progress import live_progress
 from tasks.promotion import check_registry
-from tasks.reporting import finish_run, publish_language, start_run
+from tasks.reporting import finish_run, start_run
 from tasks.workers import Site, at
 
 
@@ -41,13 +43,14 @@ def adapt_languages(config: AdaptConfig) -> State[Any]:
     if not config.execution.dry_run:
         check_registry()
     cells = [(language, config.seed) for language in config.languages]
-    shared = prepare_shared(config, str(Path.cwd()), cells)
-    if config.execution.fan_out == "deployments":
-        outcomes = run_children(config, shared.refused)
-    else:
-        given = {
-            language: {"language": language, "config": config, "shared": shared}
-            for language in config.languages
-        }
-        outcomes = run_cells(adapt_one, given, config.execution, run.folder, shared.refused)
+    with live_progress(run_slug(config), config.languages):
+        shared = prepare_shared(config, str(Path.cwd()), cells)
+        if config.execution.fan_out == "deployments":
+            outcomes = run_children(config, shared.refused)
+        else:
+            given = {
+                language: {"language": language, "config": config, "shared": shared}
+                for language in config.languages
+            }
+            outcomes = run_cells(adapt_one, given, config.execution, run.folder, shared.refused)
     return run_state(finish_run(run, config, outcomes))

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
-from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
@@ -28,19 +27,12 @@ from compass_core.report.continual_data import ContinualReport
 from compass_core.report.data import LanguageReport, RunReport, StudyReport
 from compass_core.report.notes import DEMONSTRATION_NOTE, RECONSTRUCTION_NOTE
 from compass_core.report.page import render_report
-from compass_core.report.text import (
-    evaluation_table_markdown,
-    gap_table_markdown,
-    health_table_markdown,
-    source_table_markdown,
-    verdict_markdown,
-)
 from compass_core.storage import read_json, read_table, write_json, write_text
 from compass_core.version import __version__
+from tasks.artifacts import publish_run
 from tasks.dashboard import write_index
 from tasks.language_report import failed_report, language_report, read_history, scored_arms
 from tasks.lineage import LINEAGE_TAG
-from tasks.outage import tell_server
 from tasks.settings import (
     compass_home,
     open_catalog,
@@ -182,28 +174,6 @@ def licences_of(selected: ArtifactRef, file: str = "selected.parquet") -> str:
     return ", ".join(f"{e['values'] or 'unknown'} ({e['counts']})" for e in ordered[:10])
 
 
-def publish_language(outcome: Mapping[str, Any], recipe: Recipe) -> None:
-    """Show one language's tables in the Prefect interface."""
-    report = language_report(outcome, recipe)
-    slug = report.language.lower().replace("_", "-")
-    pages = {
-        "gap": gap_table_markdown(report),
-        "health": health_table_markdown(report),
-        "sources": source_table_markdown(report),
-        "evaluation": evaluation_table_markdown(report),
-        "verdict": verdict_markdown(report),
-    }
-    if report.status == "selected":
-        pages = {name: pages[name] for name in ("gap", "health", "sources")}
-    for name, markdown in pages.items():
-        tell_server(
-            create_markdown_artifact,
-            markdown,
-            key=f"{name}-{slug}",
-            description=f"{name.capitalize()}, {report.name}",
-        )
-
-
 @task(name="report", cache_policy=NO_CACHE)
 def finish_run(
     run: Run,
@@ -250,12 +220,7 @@ def finish_run(
     write_text(runs_folder() / "LAST", run.run_id + "\n")
     write_index()
     open_catalog().extend(run.folder / "run.json")
-    tell_server(
-        create_link_artifact,
-        (run.folder / "report.html").as_uri(),
-        link_text="Report of this run",
-        key="report",
-    )
+    publish_run(page, recipe, run.flow, run.folder)
     return record
 
 

@@ -16,6 +16,9 @@ MAX_ROWS = 15
 _WORDS = ("Arm", "Cluster", "Figure", "From", "Meaning")
 """Columns of words; all others hold numbers."""
 
+_ERROR_LIMIT = 1_000
+"""Characters of an error; its advice stands at the end."""
+
 _SPECIAL = "\\`*_{}[]<>#|~!&"
 
 
@@ -106,6 +109,53 @@ def verdict_markdown(language: LanguageReport) -> str:
     lines += [f"- {markdown_text(reason, 400)}" for reason in language.verdict_reasons]
     lines += [f"- ⚠ {markdown_text(warning, 400)}" for warning in language.health_warnings]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def gap_headline(language: LanguageReport) -> str:
+    """Return in one line what a language lacks and what was selected for it."""
+    wide = [row for row in language.clusters if row.gap > 0]
+    selected = sum(sum(row.values()) for row in language.source_counts.values())
+    return (
+        f"{language.name}: {len(wide)} of {len(language.clusters)} clusters lack coverage "
+        f"({percent(sum(row.gap for row in wide))} of usage), {number(selected)} examples selected"
+    )
+
+
+def verdict_headline(language: LanguageReport, main_arm: str) -> str:
+    """Return in one line what became of a language."""
+    words = f"{language.name}: {STATUS_TEXT.get(language.status, language.status)}"
+    before, after = _before_and_after(language, main_arm)
+    return f"{words}, {before} → {after}" if after != "–" else words
+
+
+def outcomes_markdown(report: RunReport) -> str:
+    """Return how every language of a run ended: what failed comes first, with its error."""
+    failed = [language for language in report.languages if language.status == "failed"]
+    n_languages = len(report.languages)
+    title = f"{n_languages - len(failed)} of {n_languages} languages done"
+    lines = [f"## {title}{f', {len(failed)} FAILED' if failed else ''}", ""]
+    for language in failed:
+        name = markdown_text(f"{language.name} ({language.language})")
+        lines.append(f"- **{name}**: {markdown_text(language.error, _ERROR_LIMIT)}")
+    header = ["Language", "Outcome", "Before", "After", "Warnings"]
+    lines += ["", f"| {' | '.join(header)} |", "|:--|:--|--:|--:|--:|"]
+    for language in sorted(report.languages, key=lambda found: found.status != "failed"):
+        cells = [
+            markdown_text(f"{language.name} ({language.language})"),
+            STATUS_TEXT.get(language.status, language.status),
+            *_before_and_after(language, report.main_arm),
+            number(len(language.health_warnings)),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(
+        [*lines, "", "Accuracy on the test items: the base model, the new adapter.", ""]
+    )
+
+
+def _before_and_after(language: LanguageReport, main_arm: str) -> tuple[str, str]:
+    """Return the accuracy of the base and of the arm that is up for promotion."""
+    base, main = language.arm("zero-shot"), language.arm(main_arm)
+    return percent(base.accuracy if base else None), percent(main.accuracy if main else None)
 
 
 def summary_rows(report: RunReport) -> list[list[str]]:
