@@ -28,6 +28,7 @@ from compass_core.errors import ConfigError
 from flows.fanout import check_fan_out
 from flows.language_dag import Shared
 from flows.outcomes import Key, collect, language_of, outcome_of
+from tasks.caching import as_it_is
 from tasks.limits import check_training_limit
 from tasks.progress import beat
 from tasks.workers import News, Site, open_site, travelling
@@ -106,7 +107,7 @@ def run_cells(
     if execution.task_runner == "local":
         pool: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(execution.max_parallel)
         with pool as runner:
-            return collect({k: runner.submit(body, dict(p)) for k, p in cells.items()}, refused)
+            return collect({k: runner.submit(body, as_it_is(p)) for k, p in cells.items()}, refused)
     news = folder / "news"
     at_once = min(execution.max_parallel, len(cells))
     try:

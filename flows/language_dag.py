@@ -16,7 +16,7 @@ from prefect.transactions import CommitMode, transaction
 from compass_core.config import Recipe, SelectionConfig
 from compass_core.faults import fault_point
 from compass_core.records import ArtifactRef
-from tasks.caching import ModelRef, as_ref
+from tasks.caching import ModelRef, as_it_is, as_ref
 from tasks.embedding import embed
 from tasks.estimating import estimate_language
 from tasks.evaluation import evaluate, locate
@@ -90,9 +90,9 @@ class Line:
         beat(self.language, name, "running")
         started, before = time.monotonic(), pieces_of_work()
         try:
-            fault_point(f"{name.split()[0]}.start", self.language)
+            fault_point(f"{name.split(maxsplit=1)[0]}.start", self.language)
             with transaction(commit_mode=CommitMode.EAGER):
-                ref = as_ref(stage_task(**params))
+                ref = as_ref(stage_task(**as_it_is(params)))
         except BaseException:
             if not stop_requested():
                 beat(self.language, name, "failed")

@@ -33,6 +33,7 @@ from prefect.locking.protocol import LockManager
 from prefect.runtime import task_run
 from prefect.settings import get_current_settings
 from prefect.transactions import IsolationLevel
+from prefect.utilities.annotations import quote
 
 from compass_core.config import Config
 from compass_core.errors import StoreError
@@ -89,8 +90,13 @@ def stage_key(
     kind: str, version: int, params: Mapping[str, Any], libraries: tuple[str, ...]
 ) -> str:
     """Return the fingerprint of a stage's output."""
-    versions = {name: importlib.metadata.version(name) for name in libraries}
+    versions = {name: _library_version(name) for name in libraries}
     return fingerprint(kind, version, key_value(params), versions)
+
+
+@functools.cache
+def _library_version(name: str) -> str:
+    return importlib.metadata.version(name)
 
 
 class FlockLockManager(LockManager):
@@ -351,10 +357,24 @@ def _say(level: int, message: str, *values: Any) -> None:
 
 def _name_of_run() -> str:
     """Return what the interface calls this task run: stage, part and language."""
-    given = task_run.parameters
+    given = {name: _unquoted(value) for name, value in task_run.parameters.items()}
     part = given.get("role") or getattr(given.get("config"), "strategy", "")
     words = (task_run.task_name, part, given.get("language") or "all languages")
     return " ".join(str(word) for word in words if word)
+
+
+def as_it_is(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a task's parameters marked as holding nothing that Prefect has to wait for.
+
+    It would search every reference and setting for futures, several times per run, which costs
+    more than everything else about a cached stage.
+    """
+    plain = (str, int, float, type(None))
+    return {n: v if isinstance(v, plain) else quote(v) for n, v in parameters.items()}
+
+
+def _unquoted(value: Any) -> Any:
+    return value.unquote() if isinstance(value, quote) else value
 
 
 def as_ref(value: Mapping[str, Any]) -> ArtifactRef:
@@ -366,6 +386,7 @@ __all__ = [
     "FlockLockManager",
     "ModelRef",
     "VerifyingKeyStore",
+    "as_it_is",
     "as_ref",
     "key_value",
     "part",
