@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """Become one role of the image, or run any other command with the logins of its services.
 
-    entry check            are all secrets there, strong and different? (compose asks before it starts)
+    entry check            are all secrets there, strong and different? (compose asks first)
     entry prefect-server   Prefect's server on PostgreSQL, with a login
     entry mlflow-server    MLflow's server on PostgreSQL, with a login and its own artefact store
     entry worker           a Prefect worker of COMPASS_WORK_POOL
     entry bucket           make the bucket of COMPASS_STORE
     entry COMMAND …        that command
 
-A secret NAME comes from the variable NAME, or from the file that NAME_FILE names, or from
-/run/secrets/<name>; none is ever printed. One that is missing, well known or short is refused (S18).
+A secret comes from its variable (COMPASS_PREFECT_PASSWORD), or from the file that the variable with
+_FILE names, or from /run/secrets/prefect_password; none is ever printed. One that is missing, well
+known or short is refused (S18).
 Standard library only.
 """
 
@@ -23,6 +24,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from urllib.parse import quote_plus, urlsplit
 
+HERE = Path(__file__).resolve().parent
 SECRETS_FOLDER = Path("/run/secrets")
 SHORTEST_SECRET = 16
 FEWEST_CHARACTERS = 8
@@ -40,7 +42,7 @@ OPTIONAL_PREFIXES = ("COMPASS_", "PREFECT_", "MLFLOW_", "AWS_")
 BUCKET_PATIENCE_SECONDS = 60
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """This cannot start; the message says what to change and holds no secret."""
 
 
@@ -56,14 +58,14 @@ def find_secret(name: str, env: Mapping[str, str], folder: Path) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise Refused(f"Secret {name} cannot be read from {path}: {error.strerror}.") from None
+        raise RefusedError(f"Secret {name} cannot be read from {path}: {error.strerror}.") from None
 
 
 def check_secret(name: str, value: str) -> None:
     """Refuse a secret that a stranger would try first.
 
     Raises:
-        Refused: fewer than 16 characters, hardly any different ones, well-known words, or spaces.
+        RefusedError: it is short, repeats itself, is made of well-known words, or holds spaces.
     """
     problem = None
     if len(value) < SHORTEST_SECRET:
@@ -75,7 +77,7 @@ def check_secret(name: str, value: str) -> None:
     elif re.search(r"\s", value):
         problem = "holds a space or a line break"
     if problem:
-        raise Refused(
+        raise RefusedError(
             f"Secret {name} {problem}. `python3 docker/make_env.py` makes one that nobody knows."
         )
 
@@ -84,7 +86,7 @@ def need_secret(name: str, env: Mapping[str, str], folder: Path) -> str:
     """Return secret `name`, checked."""
     value = find_secret(name, env, folder)
     if not value:
-        raise Refused(
+        raise RefusedError(
             f"Secret {name} is missing: neither COMPASS_{name.upper()} nor a file {folder / name}. "
             "`python3 docker/make_env.py` makes all of them."
         )
@@ -101,7 +103,9 @@ def check_all(env: Mapping[str, str], folder: Path) -> int:
     for name in names:
         value = need_secret(name, env, folder)
         if value in seen:
-            raise Refused(f"Secrets {seen[value]} and {name} are equal; each service needs its own.")
+            raise RefusedError(
+                f"Secrets {seen[value]} and {name} are equal; each service needs its own."
+            )
         seen[value] = name
     return len(names)
 
@@ -125,7 +129,7 @@ def prefect_server(env: MutableMapping[str, str], folder: Path) -> list[str]:
     env["PREFECT_SERVER_DATABASE_PASSWORD"] = need_secret("prefect_db_password", env, folder)
     env["PREFECT_SERVER_API_AUTH_STRING"] = _login("prefect", env, folder)
     env.pop("PREFECT_API_URL", None)  # or the pages talk to that address
-    return ["prefect", "server", "start"]
+    return ["python", str(HERE / "prefect_server.py")]
 
 
 def mlflow_server(env: MutableMapping[str, str], folder: Path) -> list[str]:
@@ -164,7 +168,14 @@ def worker(env: MutableMapping[str, str], folder: Path) -> list[str]:
         need_secret(name, env, folder)
     client(env, folder)
     start = ["prefect", "worker", "start", "--pool", env["COMPASS_WORK_POOL"], "--type", "process"]
-    return [*start, "--limit", env["COMPASS_WORKER_LIMIT"], "--with-healthcheck", "--install-policy", "never"]
+    return [
+        *start,
+        "--limit",
+        env["COMPASS_WORKER_LIMIT"],
+        "--with-healthcheck",
+        "--install-policy",
+        "never",
+    ]
 
 
 def client(env: MutableMapping[str, str], folder: Path) -> None:
@@ -183,7 +194,7 @@ def make_bucket(env: MutableMapping[str, str], folder: Path) -> str:
     """Make the bucket of COMPASS_STORE unless it is there, and return its name."""
     address = urlsplit(env.get("COMPASS_STORE", ""))
     if address.scheme != "s3" or not address.netloc:
-        raise Refused("COMPASS_STORE is no s3://bucket/prefix, so there is no bucket to make.")
+        raise RefusedError("COMPASS_STORE is no s3://bucket/prefix, so there is no bucket to make.")
     _storage_login(env, folder)
     os.environ.update(env)
     import s3fs
@@ -197,7 +208,9 @@ def make_bucket(env: MutableMapping[str, str], folder: Path) -> str:
             return address.netloc
         except (OSError, TimeoutError) as error:
             if time.monotonic() > give_up:
-                raise Refused(f"No answer from the storage server: {type(error).__name__}.") from error
+                raise RefusedError(
+                    f"No answer from the storage server: {type(error).__name__}."
+                ) from error
             time.sleep(2)
 
 
@@ -258,7 +271,9 @@ def plan(arguments: list[str], env: MutableMapping[str, str], folder: Path) -> l
         (Path(tempfile.gettempdir()) / "compass-role").write_text(role, encoding="utf-8")
         return [*command, *arguments[1:]]
     if not arguments:
-        raise Refused(f"Say what to run: one of {', '.join(ROLES)}, check, bucket, or a command.")
+        raise RefusedError(
+            f"Say what to run: one of {', '.join(ROLES)}, check, bucket, or a command."
+        )
     client(env, folder)
     return arguments
 
@@ -268,7 +283,7 @@ def main() -> None:
     env = dict(os.environ)
     try:
         command = plan(sys.argv[1:], env, SECRETS_FOLDER)
-    except Refused as problem:
+    except RefusedError as problem:
         sys.exit(f"compass: {problem}")
     if not command:
         return

@@ -5,10 +5,6 @@ too: pip is asked which packages those are (within the locked versions), and exa
 the lock, hashes and all, are installed then. torch comes first and alone, for the reason given in
 docs/decisions/0005-lock-file.md. COMPASS itself is not copied: a path file names its folder, so
 that a change of the code leaves this step alone.
-
-    TORCH_INDEX      index to take torch from; empty: the configured one
-    COMPASS_EXTRAS   extras of pyproject.toml, separated by commas
-    COMPASS_LOCK     "versions": do not check hashes
 """
 
 import argparse
@@ -52,7 +48,7 @@ def requirements(project: dict[str, object], extras: list[str]) -> list[str]:
     optional = project["optional-dependencies"]
     unknown = [name for name in extras if name not in optional]
     if unknown:
-        sys.exit(f"COMPASS_EXTRAS names {unknown}; pyproject.toml has {sorted(optional)}.")
+        sys.exit(f"No such extras: {unknown}. pyproject.toml has {sorted(optional)}.")
     return [*project["dependencies"], *(line for name in extras for line in optional[name])]
 
 
@@ -101,8 +97,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--venv", type=Path, required=True)
     parser.add_argument("--torch", choices=("any", "cuda"), required=True)
+    parser.add_argument("--extras", required=True, help="of pyproject.toml, separated by commas")
+    parser.add_argument("--lock", choices=("hashes", "versions"), required=True)
+    parser.add_argument("--torch-index", required=True, help="empty: the configured one")
     options = parser.parse_args()
-    extras = [name for name in os.environ.get("COMPASS_EXTRAS", "").split(",") if name]
+    extras = [name for name in options.extras.split(",") if name]
     project = tomllib.loads((APP / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = requirements(project, extras)
 
@@ -110,13 +109,13 @@ def main() -> None:
     installer = Installer(options.venv)
     pins = read_lock()
     versions = {name: line.split()[0] for name, line in pins.items()}
-    lines = pins if hashes_apply() else versions
+    lines = pins if options.lock == "hashes" and hashes_apply() else versions
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         limits = write_lines(folder / "limits.txt", list(versions.values()))
         first = write_lines(folder / "first.txt", [lines[name] for name in BEFORE_TORCH])
         installer.pip("--upgrade", "-r", first)
-        installer.pip("-c", limits, versions["torch"], index=os.environ.get("TORCH_INDEX", ""))
+        installer.pip("-c", limits, versions["torch"], index=options.torch_index)
         installer.check_torch(options.torch)
         names = installer.needed(limits, wanted)
         rest = write_lines(folder / "rest.txt", [lines[name] for name in names if name in lines])
