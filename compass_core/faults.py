@@ -2,7 +2,7 @@
 
     COMPASS_FAULT=cluster.built:kill                  this process ends as by kill -9
     COMPASS_FAULT=cluster.begin@swh_Latn:raise        RuntimeError, in one language
-    COMPASS_FAULT=promote.version:full,embed.begin:sleep   several; a full disk; an hour's wait
+    COMPASS_FAULT=sample.built:full,embed.begin:stop  a full disk; SIGSTOP, until SIGCONT
 
 With `COMPASS_FAULT_ONCE` (a folder) each entry strikes once, whichever process comes first, so that
 a run that is retried with the same environment gets past it.
@@ -13,12 +13,10 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import time
 from pathlib import Path
 
 FAULT = "COMPASS_FAULT"
 FAULT_ONCE = "COMPASS_FAULT_ONCE"
-_SLEEP_SECONDS = 3600.0
 
 
 def fault_point(name: str, language: str = "") -> None:
@@ -54,9 +52,9 @@ def _strike(action: str, name: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif action == "full":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    elif action == "sleep":
-        time.sleep(_SLEEP_SECONDS)
+    elif action == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
     elif action == "raise":
         raise RuntimeError(f"asked to fail at {name}")
     else:
-        raise ValueError(f"{FAULT} knows kill, raise, full and sleep (got {action!r})")
+        raise ValueError(f"{FAULT} knows kill, stop, raise and full (got {action!r})")

@@ -15,7 +15,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-import time
+import tempfile
 import uuid
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -252,9 +252,11 @@ class ArtifactStore:
     def sweep(self) -> int:
         """Remove drafts that a killed process left behind; return how many."""
         removed = 0
-        for path in sorted((self.root / "tmp").glob("*")):
+        drafts = sorted((self.root / "tmp").glob("*"))
+        now = _time_of(self.root / "tmp") if drafts else 0.0
+        for path in drafts:
             with contextlib.suppress(FileNotFoundError):
-                old = time.time() - path.stat().st_mtime > _STALE_DRAFT_SECONDS
+                old = now - path.stat().st_mtime > _STALE_DRAFT_SECONDS
                 if not old or _is_held(path) or _is_held(_life_line(path)):
                     continue
                 if path.is_dir():
@@ -263,6 +265,12 @@ class ArtifactStore:
                     path.unlink()
                 removed += path.suffix != _LIFE_LINE
         return removed
+
+
+def _time_of(folder: Path) -> float:
+    """Return the time as the file system of `folder` has it; a host's own clock may be days off."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix="clock-") as probe:
+        return Path(probe.name).stat().st_mtime
 
 
 def _life_line(draft: Path) -> Path:

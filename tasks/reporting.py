@@ -18,7 +18,7 @@ from prefect.runtime import flow_run
 
 from compass_core.config import Config, Recipe
 from compass_core.config_files import dump_config
-from compass_core.errors import CompassError
+from compass_core.errors import CompassError, ResourceError
 from compass_core.files import disk_error
 from compass_core.languages import language_name
 from compass_core.records import ArtifactRef
@@ -219,7 +219,10 @@ def finish_run(
     write_text(run.folder / "summary.txt", summary_text(page, run.folder, estimates))
     write_text(runs_folder() / "LAST", run.run_id + "\n")
     write_index()
-    open_catalog().extend(run.folder / "run.json")
+    try:
+        open_catalog().extend(run.folder / "run.json")
+    except ResourceError as error:  # the next run, or `compass rebuild-index`, makes up for it
+        _LOG.warning("The catalogue was not extended. %s", error)
     publish_run(page, recipe, run.flow, run.folder)
     return record
 

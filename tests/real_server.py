@@ -146,6 +146,16 @@ class PrefectServer:
         assert answer.is_success, answer.text
         return answer.json() if answer.content else None
 
+    def deploy(self, flow, entrypoint, pool, folder, env):
+        """Make a deployment of a flow whose runs start in `folder` with `env`; return its name."""
+        flow_id = self.post("/flows/", {"name": flow})["id"]
+        body = {"name": folder.name, "flow_id": flow_id, "entrypoint": entrypoint}
+        body |= {"work_pool_name": pool, "job_variables": {"env": env}, "path": str(folder)}
+        step = "prefect.deployments.steps.set_working_directory"
+        body |= {"pull_steps": [{step: {"directory": str(folder)}}]}
+        self.post("/deployments/", body)
+        return f"{flow}/{folder.name}"
+
     def run_deployment(self, name, parameters=None):
         """Start a deployment's run as the button in the interface does; return its id."""
         deployment = self.get(f"/deployments/name/{name}")

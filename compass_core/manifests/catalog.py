@@ -14,6 +14,7 @@ import contextlib
 import logging
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from typing import Any, TypeVar
 import duckdb
 import pyarrow as pa
 
-from compass_core.errors import DataError, StoreError
+from compass_core.errors import DataError, ResourceError, StoreError
 from compass_core.manifests.indexing import Rows, artifact_rows, run_links, run_rows
 from compass_core.manifests.schema import (
     LOCK_DOWN,
@@ -45,6 +46,7 @@ CATALOG_NAME = "catalog.duckdb"
 DAMAGED_NAME = "catalog.damaged.duckdb"
 _ROWS_PER_INSERT = 100_000
 _LOCK_TIMEOUT_SECONDS = 300.0
+_HELD_TIMEOUT_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -130,7 +132,7 @@ class CatalogFile:
         quoted = str(self.path).replace("'", "''")
         try:
             with duckdb.connect(":memory:", config=self._settings()) as connection:
-                connection.execute(f"ATTACH '{quoted}' AS catalog (READ_ONLY)")
+                _attach(connection, quoted)
                 connection.execute("USE catalog")
                 _lock_down(connection)
                 _require_version(connection)
@@ -283,6 +285,29 @@ _DAMAGE = (
 )
 
 
+def _attach(connection: duckdb.DuckDBPyConnection, quoted: str) -> None:
+    """Attach the catalog; wait a little for a program outside of COMPASS that has it open.
+
+    Raises:
+        ResourceError: E63, it is still open there.
+    """
+    deadline = time.monotonic() + _HELD_TIMEOUT_SECONDS
+    while True:
+        try:
+            connection.execute(f"ATTACH '{quoted}' AS catalog (READ_ONLY)")
+            return
+        except duckdb.IOException as error:
+            if "Could not set lock" not in str(error):
+                raise
+            if time.monotonic() > deadline:
+                raise ResourceError(
+                    f"Another program has the catalog open for writing: {error} Close it there, or "
+                    "open it read-only, and run again; the store has everything.",
+                    code="E63",
+                ) from error
+            time.sleep(0.2)
+
+
 def _is_damage(error: duckdb.Error) -> bool:
     """Tell a broken file from a wrong statement (a bad checksum raises the base class itself)."""
     return isinstance(error, _DAMAGE) or type(error) is duckdb.Error
@@ -378,7 +403,7 @@ def _read_run(path: Path) -> tuple[dict[str, Any], str]:
 
 def _disk_problem(error: Exception, path: Path) -> Exception:
     if "No space left" in str(error):
-        return StoreError(
+        return ResourceError(
             f"No space left for {path}. Free some space (`compass clean` helps) and run the same "
             "command again; nothing was lost.",
             code="E64",

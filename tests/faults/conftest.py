@@ -81,6 +81,15 @@ class Bench:
         """Return when each finished artefact was written."""
         return {p: p.stat().st_mtime_ns for p in self.home.glob("store/*/*/MANIFEST.json")}
 
+    def checkpoints(self):
+        """Return the folders of finished checkpoints."""
+        found = self.home.glob("store/checkpoints/*/step-*")
+        return [path for path in found if path.name.partition("-")[2].isdigit()]
+
+    def newest_step(self):
+        """Return the step of the newest checkpoint."""
+        return max((int(path.name.partition("-")[2]) for path in self.checkpoints()), default=0)
+
     def serving(self, **env):
         """Return versions, champion and hash of every registered model."""
         script = (
