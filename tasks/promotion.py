@@ -209,13 +209,8 @@ def register_and_promote(
         attempt=identity,
     )
     fault_point("promote.run", language)
-    # The pool is the same data set in every language: MLflow inserts it twice when two ask at once.
-    with file_lock(compass_home() / "mlartifacts" / ".locks" / "inputs.lock"):
-        tracking.log_inputs(run_id, attempt["datasets"])
-    tracking.log_history(run_id, attempt["history"])
-    tracking.log_metrics(run_id, attempt["metrics"])
-    for path in attempt.get("files", ()):
-        tracking.log_file(run_id, Path(path), "update")
+    if not tracking.is_finished(run_id):  # one that is was told in full by an earlier run
+        _log_attempt(run_id, attempt)
 
     def check(folder: Path) -> None:
         spec = {
@@ -249,3 +244,13 @@ def register_and_promote(
         "version": version,
         "status": "promoted" if verdict["promote"] else "kept",
     }
+
+
+def _log_attempt(run_id: str, attempt: dict[str, Any]) -> None:
+    # The pool is the same data set in every language: MLflow inserts it twice when two ask at once.
+    with file_lock(compass_home() / "mlartifacts" / ".locks" / "inputs.lock"):
+        tracking.log_inputs(run_id, attempt["datasets"])
+    tracking.log_history(run_id, attempt["history"])
+    tracking.log_metrics(run_id, attempt["metrics"])
+    for path in attempt.get("files", ()):
+        tracking.log_file(run_id, Path(path), "update")

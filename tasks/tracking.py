@@ -279,7 +279,8 @@ def start_run(
         tags: Give ``language`` here, so that `runs_of` finds the run.
         params: Nested mappings become dotted names; values are cut at `MAX_PARAM_LENGTH`.
         attempt: Identity of this attempt (for example run id and language). A run that already
-            carries it is returned instead of a second one, so a retried task opens no twin.
+            carries it is returned instead of a second one, so a retried task opens no twin; one
+            that is finished stays as it is.
     """
     tracker = client()
     experiment_number = experiment_id(experiment)
@@ -295,8 +296,15 @@ def start_run(
             run_id = first or str(created.info.run_id)
             if run_id != created.info.run_id:
                 tracker.delete_run(created.info.run_id)
-    log_params(run_id, params)
+    if not is_finished(run_id):
+        log_params(run_id, params)
     return run_id
+
+
+def is_finished(run_id: str) -> bool:
+    """Return whether a run ended well: all that there is to log about it is logged."""
+    with mlflow_errors("read the run"):
+        return bool(client().get_run(run_id).info.status == "FINISHED")
 
 
 def _run_of_attempt(tracker: Any, experiment_number: str, attempt: str) -> str | None:

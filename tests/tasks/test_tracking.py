@@ -52,6 +52,14 @@ def test_retried_start_of_one_attempt_opens_one_run(mlflow_home):
     assert open_run(attempt="run-2/swh_Latn") != first
 
 
+def test_an_attempt_that_is_finished_is_known_as_one(mlflow_home):
+    run = open_run(attempt="run-3/swh_Latn")
+    assert not tracking.is_finished(run), "its metrics may be missing"
+    tracking.finish_run(run)
+    assert open_run(attempt="run-3/swh_Latn") == run
+    assert tracking.is_finished(run)
+
+
 def test_history_logged_twice_is_stored_once(mlflow_home):
     run_id = open_run()
     rows = [{"step": step, "seconds": step * 0.5, "loss": 1 / (step + 1)} for step in range(1_500)]
