@@ -11,13 +11,13 @@ import json
 import logging
 import multiprocessing
 import os
-import pickle
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from compass_core.errors import CompassError
 from tasks import progress
 from tasks.compute import close_trainers, kill_trainers
 from tasks.interruption import allow_work, request_stop
@@ -106,13 +106,9 @@ def _settle(site: Site) -> None:
 
 
 def travelling(error: Exception) -> Exception:
-    """Return the error if it survives the way back, else one that says the same."""
-    try:
-        copy = pickle.loads(pickle.dumps(error))
-        if type(copy) is type(error) and str(copy) == str(error):
-            return error
-    except Exception:  # whatever is wrong with it, it cannot travel
-        pass
+    """Return the error if it is known to survive the way back, else one that says the same."""
+    if isinstance(error, CompassError) or type(error).__module__ == "builtins":
+        return error
     return RuntimeError(f"{type(error).__name__}: {error}")
 
 
