@@ -95,4 +95,5 @@ def known(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def many(kind: Any, rows: Iterable[Mapping[str, Any]]) -> list[Any]:
     """Return one `kind` for each of `rows`."""
-    return [kind(**known(kind, row)) for row in rows]
+    names = {item.name for item in dataclasses.fields(kind)}
+    return [kind(**{n: value for n, value in row.items() if n in names}) for row in rows]
