@@ -255,6 +255,7 @@ def write_config(
 def examine() -> int:
     """Print what a run needs and whether it is there; return the exit code."""
     from tasks.checks import environment_checks
+    from tasks.migrations import pending
 
     home = compass_home()
     packages = ("torch", "transformers", "peft", "prefect", "mlflow", "duckdb")
@@ -265,6 +266,9 @@ def examine() -> int:
     rows.append(("state", str(home), "ok"))
     rows.append(("MLflow", without_password(tracking_uri()), "ok"))
     rows += environment_checks()
+    waiting = ", ".join(f"{part.name} {part.found} to {part.wanted}" for part in pending())
+    verdict = "compass upgrade" if waiting else "ok"
+    rows.append(("release of the files", waiting or "this one", verdict))
     print_table(("what", "found", "verdict"), rows)
     return 0 if all(row[2] == "ok" for row in rows) else 1
 

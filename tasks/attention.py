@@ -19,6 +19,7 @@ from compass_core.report.status_data import Attention, LanguageStatus
 from tasks import registry
 from tasks.events import open_outbox
 from tasks.lineage import LINEAGE_TAG
+from tasks.migrations import files_pending
 from tasks.registry_files import local_path, location, verify
 from tasks.settings import compass_home, open_store
 
@@ -40,6 +41,10 @@ def general_attention(rows: Sequence[LanguageStatus]) -> Iterator[Attention]:
                 f"{disk.free / 2**30:.1f} GiB of {disk.total / 2**30:.0f} GiB are free for {home}"
             )
             yield Attention("disk-low", text, "compass clean --yes")
+    waiting = files_pending()
+    if waiting:
+        text = "; ".join(f"{part.name}: {part.todo}" for part in waiting)
+        yield Attention("upgrade-pending", text, "compass upgrade")
     if rows and not any(row.model for row in rows):
         promoted = [row for row in rows if row.last_run_status == "promoted"]
         if promoted:

@@ -35,7 +35,7 @@ from compass_core.monitoring.placing import (
     unknown_rows,
     with_column,
 )
-from compass_core.monitoring.privacy import Hasher
+from compass_core.monitoring.privacy import Hasher, Key
 from compass_core.monitoring.records import RecordReader, UsageRecord
 from compass_core.monitoring.reports import AppendReport
 from compass_core.monitoring.space_state import SpaceState
@@ -53,7 +53,7 @@ __all__ = ["AppendReport", "ObservationLog", "Observe", "Observed"]
 class ObservationLog:
     """The observations of one language."""
 
-    def __init__(self, folder: Path, key: bytes) -> None:
+    def __init__(self, folder: Path, key: Key) -> None:
         """Take ``COMPASS_HOME/usage/<language>``; nothing is made yet.
 
         Args:

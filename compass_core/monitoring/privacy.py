@@ -23,6 +23,13 @@ KEY_BYTES: Final = 16
 
 KEY_VARIABLE: Final = "COMPASS_PRIVACY_KEY"
 KEY_NAME: Final = "secret.key"
+LINKS_NAME: Final = "rotated.keys"
+"""Secrets added by rotations, one per line in hex: each hashes what the one before it gave."""
+
+ROTATION_NAME: Final = ".rotation"
+READY_NAME: Final = "READY.json"
+"""Files of a rotation on its way; once the second is there it can only be finished."""
+
 CHECK_NAME: Final = "key.check"
 """Tells, beside the hashes, with which secret they were made, without telling the secret."""
 
@@ -38,9 +45,11 @@ _REMEMBERED: Final = 65_536
 _SPACES: Final = re.compile(r"\s+")
 
 What = Literal["record", "user", "session", "text"]
+Key = bytes | tuple[bytes, ...]
+"""A secret, or the secret with those that rotations added, oldest first."""
 
 
-def open_key(folder: Path, environment: Mapping[str, str]) -> bytes:
+def open_key(folder: Path, environment: Mapping[str, str]) -> Key:
     """Return the secret of a COMPASS home's hashes; it is made once, readable by its owner alone.
 
     Args:
@@ -49,11 +58,50 @@ def open_key(folder: Path, environment: Mapping[str, str]) -> bytes:
 
     Raises:
         ConfigError: the variable is shorter than 16 characters.
-        StoreError: the file is damaged or lost, or the secret is not the one that was used before.
+        StoreError: the file is damaged or lost, the secret is not the one that was used before, or
+            a rotation was interrupted.
     """
-    key = _given_key(environment) or _own_key(folder)
+    if (folder / ROTATION_NAME / READY_NAME).exists():
+        raise StoreError(
+            "Replacing the secret of hashed ids was interrupted half-way. Run `compass rotate-key "
+            "--yes`, which finishes it; nothing is lost."
+        )
+    base, links = _given_key(environment) or _own_key(folder), read_links(folder)
+    key: Key = (base, *links) if links else base
     _check_same(folder, key)
     return key
+
+
+def read_links(folder: Path) -> list[bytes]:
+    """Return the secrets that rotations added, oldest first.
+
+    Raises:
+        StoreError: the file is damaged.
+    """
+    path = folder / LINKS_NAME
+    try:
+        links = [bytes.fromhex(line) for line in path.read_text(encoding="ascii").split()]
+        if not links or any(len(link) != _SECRET_BYTES for link in links):
+            raise ValueError("no secret of 32 bytes in a line")
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        raise StoreError(f"{path} is damaged. Restore it from a back-up. {_OTHERWISE}") from error
+    return links
+
+
+def rehashed(value: bytes, link: bytes) -> bytes:
+    """Return what a hash becomes when the secret `link` is added."""
+    return hmac.digest(link, value, "sha256")[:KEY_BYTES]
+
+
+def check_value(key: Key) -> bytes:
+    """Return what tells keys apart without telling them."""
+    base, *links = key if isinstance(key, tuple) else (key,)
+    value = hmac.digest(base, _CHECKED, "sha256")[:KEY_BYTES]
+    for link in links:
+        value = rehashed(value, link)
+    return value.hex().encode()
 
 
 def _given_key(environment: Mapping[str, str]) -> bytes:
@@ -89,16 +137,16 @@ def _own_key(folder: Path) -> bytes:
     return key
 
 
-def _check_same(folder: Path, key: bytes) -> None:
+def _check_same(folder: Path, key: Key) -> None:
     """Refuse another secret than the first one: records would double, forgotten ids come back."""
     path = folder / CHECK_NAME
-    value = hmac.digest(key, _CHECKED, "sha256")[:KEY_BYTES].hex()
+    value = check_value(key)
     if not path.exists():
         with file_lock(folder / f".{KEY_NAME}.lock"):
             if not path.exists():
-                write_bytes(path, value.encode())
+                write_bytes(path, value)
                 path.chmod(0o600)
-    if not hmac.compare_digest(path.read_bytes(), value.encode()):
+    if not hmac.compare_digest(path.read_bytes(), value):
         raise StoreError(
             f"The secret of hashed ids is not the one that {folder} was made with: restore "
             f"{KEY_NAME} from a back-up, or set {KEY_VARIABLE} as it was (unset it if it was not "
@@ -109,16 +157,19 @@ def _check_same(folder: Path, key: bytes) -> None:
 class Hasher:
     """Keyed hashes of ids and texts, each kind in a space of its own."""
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: Key) -> None:
         """Take the secret; `os.fork` and threads may share the object."""
-        self._key = key
+        self._key, *self._links = key if isinstance(key, tuple) else (key,)
         self.repeated = functools.lru_cache(_REMEMBERED)(self.__call__)
         """The same, remembered: for users and sessions, who come again and again."""
 
     def __call__(self, what: What, value: str) -> bytes:
         """Return the 16-byte hash of `value`."""
         message = f"{what}\0{value}".encode("utf-8", "surrogatepass")
-        return hmac.digest(self._key, message, "sha256")[:KEY_BYTES]
+        found = hmac.digest(self._key, message, "sha256")[:KEY_BYTES]
+        for link in self._links:
+            found = rehashed(found, link)
+        return found
 
 
 def normalised(text: str) -> str:

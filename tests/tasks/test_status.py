@@ -24,6 +24,7 @@ from compass_core.storage import write_json
 from tasks import registry
 from tasks.dashboard import write_index
 from tasks.events import open_outbox
+from tasks.migrations import HOME_VERSION
 from tasks.status import collect_status
 from tests.tasks.served import CODE, NAME, decided, drift_event, promote, remember
 
@@ -33,6 +34,7 @@ NOW = datetime(2026, 11, 20, 2, tzinfo=UTC)
 @pytest.fixture
 def status_home(mlflow_home, monkeypatch):
     monkeypatch.setenv("COMPASS_HOME", str(mlflow_home))
+    write_json(mlflow_home / "HOME.json", {"home_version": HOME_VERSION})
     return mlflow_home
 
 
