@@ -33,6 +33,8 @@ from tasks.artifacts import publish_run
 from tasks.dashboard import write_index
 from tasks.language_report import failed_report, language_report, read_history, scored_arms
 from tasks.lineage import LINEAGE_TAG
+from tasks.logs import note_run
+from tasks.migrations import require_readable
 from tasks.settings import (
     compass_home,
     open_catalog,
@@ -77,6 +79,8 @@ def start_run(flow_name: str, config: Config) -> Run:
     started = datetime.now(UTC)
     run_id = f"{started:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
     run = Run(run_id, flow_name, started.isoformat(timespec="seconds"))
+    note_run(run_id)
+    require_readable()
     store = open_store()
     store.check()
     store.sweep()
