@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
 from prefect.client.orchestration import get_client
@@ -74,23 +74,39 @@ def training_slot(execution: ExecutionConfig, language: str, stage: str) -> Iter
         TransientError: the server did not answer.
         CompassError: the run was asked to stop while it waited.
     """
-    if not execution.training_limit:
+    name = execution.training_limit
+    if not name:
         yield
         return
+
+    def tell() -> None:
+        beat(language, stage, "running", detail=f"waits for {name}")
+
+    with global_slot(name, tell):
+        yield
+
+
+@contextlib.contextmanager
+def global_slot(name: str, tell: Callable[[], None]) -> Iterator[None]:
+    """Hold a slot of a global limit while the block runs; call `tell` once if it has to wait.
+
+    Raises:
+        ConfigError: there is no such limit.
+        TransientError: the server did not answer.
+        CompassError: the run was asked to stop while it waited.
+    """
     held = contextlib.ExitStack()
-    _wait_for_slot(held, execution.training_limit, language, stage)
+    _wait_for_slot(held, name, tell)
     try:
         yield
     finally:
         try:
             held.close()
         except Exception as error:
-            _LOG.warning(
-                "The slot of %s is freed by its lease: %s", execution.training_limit, error
-            )
+            _LOG.warning("The slot of %s is freed by its lease: %s", name, error)
 
 
-def _wait_for_slot(held: contextlib.ExitStack, name: str, language: str, stage: str) -> None:
+def _wait_for_slot(held: contextlib.ExitStack, name: str, tell: Callable[[], None]) -> None:
     """Enter the limit; asked again and again, because Prefect's own wait cannot be interrupted."""
     told = False
     while True:
@@ -102,9 +118,9 @@ def _wait_for_slot(held: contextlib.ExitStack, name: str, language: str, stage: 
         else:
             return
         if not told:
-            beat(language, stage, "running", detail=f"waits for {name}")
+            tell()
             told = True
-        _sleep(pause)
+        sleep_or_stop(pause)
 
 
 def _slot(name: str) -> contextlib.AbstractContextManager[None]:
@@ -136,7 +152,7 @@ def _pause(name: str, error: Exception) -> float:
     raise TransientError(f"No slot of {name} could be taken: {error} ({cause})") from error
 
 
-def _sleep(seconds: float) -> None:
+def sleep_or_stop(seconds: float) -> None:
     """Sleep, but not through a request to stop."""
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
