@@ -23,6 +23,10 @@ STAGES = ("usage", "coverage", "test", "check", "embed", "cluster", "gap-score",
 STAGES += ("evaluate", "adapter-train", "locate", "map", "settle")
 
 
+_LOGS = ("PREFECT_LOGGING_LEVEL", "PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL")
+_LOGS += ("PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL",)
+
+
 def child(parallel: int) -> None:
     """Run the flow once per stage in this process and print a line each."""
     from tasks.settings import prepare_environment
@@ -68,10 +72,8 @@ def main() -> None:
 
     with local_server() as url:
         run_child("adapt", N_LANGUAGES, given.parallel, given.home.resolve(), url)
-        environment = os.environ | {
-            "COMPASS_HOME": str(given.home.resolve()),
-            "PREFECT_API_URL": url,
-        }
+        own = {"COMPASS_HOME": str(given.home.resolve()), "PREFECT_API_URL": url}
+        environment = os.environ | own | dict.fromkeys(_LOGS, "CRITICAL")
         command = [sys.executable, __file__, "--home", str(given.home), "--child"]
         command += ["--parallel", str(given.parallel)]
         raise SystemExit(subprocess.run(command, env=environment, check=False).returncode)

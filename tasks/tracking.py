@@ -285,17 +285,17 @@ def start_run(
     tracker = client()
     experiment_number = experiment_id(experiment)
     with mlflow_errors(f"start the run {run_name!r}"):
-        run_id = _run_of_attempt(tracker, experiment_number, attempt)
+        run_id = next(iter(_runs_of_attempt(tracker, experiment_number, attempt)), None)
         if run_id is None:
             all_tags = {**_text_values(tags), "mlflow.source.name": "compass"}
             if attempt:
                 all_tags[ATTEMPT_TAG] = attempt
             created = tracker.create_run(experiment_number, tags=all_tags, run_name=run_name)
             # A reply that is lost makes the client ask again, so there may be two by now.
-            first = _run_of_attempt(tracker, experiment_number, attempt)
-            run_id = first or str(created.info.run_id)
-            if run_id != created.info.run_id:
-                tracker.delete_run(created.info.run_id)
+            made = _runs_of_attempt(tracker, experiment_number, attempt)
+            run_id, *twins = made or [str(created.info.run_id)]
+            for twin in twins:
+                tracker.delete_run(twin)
     if not is_finished(run_id):
         log_params(run_id, params)
     return run_id
@@ -307,18 +307,17 @@ def is_finished(run_id: str) -> bool:
         return bool(client().get_run(run_id).info.status == "FINISHED")
 
 
-def _run_of_attempt(tracker: Any, experiment_number: str, attempt: str) -> str | None:
+def _runs_of_attempt(tracker: Any, experiment_number: str, attempt: str) -> list[str]:
     if not attempt:
-        return None
+        return []
     if "'" in attempt or '"' in attempt:
         raise InputError(f"An attempt's name must not contain quotes (got {attempt[:80]!r}).")
     found = tracker.search_runs(
         [experiment_number],
         f"tags.`{ATTEMPT_TAG}` = '{attempt}'",
-        max_results=1,
         order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
     )
-    return str(found[0].info.run_id) if found else None
+    return [str(run.info.run_id) for run in found]
 
 
 def log_params(run_id: str, params: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import time
 import pytest
 import yaml
 
-from tests.real_server import end, processes_of, wait_for
+from tests.real_server import FINAL, end, processes_of, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 POOL = "faults"
@@ -34,13 +34,19 @@ def deploy(bench, env=None, **changes):
     return name, {"config": values | {"language": language}}
 
 
+def ended(bench, run):
+    """Fail if the run is over already."""
+    state = bench.server.flow_run(run)["state"]
+    assert state["type"] not in FINAL, f"{state['name']}: {state['message']}"
+
+
 @pytest.mark.parametrize("trainers", [1, 0], ids=["trainer process", "in the flow's process"])
 def test_cancelled_training_stops_and_the_next_run_goes_on_from_its_checkpoint(
     bench, worker, trainers
 ):
     name, parameters = deploy(bench, training=LONG, execution={"trainers": trainers})
     run = bench.server.run_deployment(name, parameters)
-    wait_for(lambda: list(bench.home.glob("store/checkpoints/*/step-*")), "a checkpoint", 300)
+    wait_for(lambda: bench.checkpoints() or ended(bench, run), "a checkpoint", 400)
     before = bench.written()
     asked = time.monotonic()
     bench.server.cancel(run)
