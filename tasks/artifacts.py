@@ -119,7 +119,14 @@ def _again(recipe: Recipe, flow: str, failed: Sequence[str], folder: Path) -> st
     elif isinstance(recipe, AdaptLanguageConfig):
         lines.append("- Press *Retry* on the page of the run.")
     if flow in _COMMANDS:
-        command = f"compass {_COMMANDS[flow]} {folder / 'config.yaml'} languages={','.join(failed)}"
+        # On several lines: the page does not break long ones.
+        command = " \\\n  ".join(
+            (
+                f"compass {_COMMANDS[flow]}",
+                str(folder / "config.yaml"),
+                f"languages={','.join(failed)}",
+            )
+        )
         lines.append("- Or on the command line, in the folder that the run was started in:")
         lines += ["", "```", command, "```"]
     return "\n".join([*lines, ""])

@@ -28,6 +28,7 @@ from tasks.registry_reading import (
     GATE_TAG,
     MODEL_TAG,
     NO_CHAMPION,
+    NOTE_TAG,
     OVER_TAG,
     PREVIOUS,
     ROLLED_BACK_TAG,
@@ -175,7 +176,12 @@ def _create_version(name: str, model_id: str, run_id: str, tags: Mapping[str, st
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     client.create_model_version(
-        name, source=f"models:/{model_id}", run_id=run_id, tags=dict(tags), model_id=model_id
+        name,
+        source=f"models:/{model_id}",
+        run_id=run_id,
+        tags={tag: value for tag, value in tags.items() if tag != NOTE_TAG},
+        description=tags.get(NOTE_TAG),
+        model_id=model_id,
     )
     # A reply that is lost makes the client ask again, so there may be two of them by now.
     made = search_versions(f"name = '{name}' AND tags.{SHA_TAG} = '{tags[SHA_TAG]}'")

@@ -24,7 +24,8 @@ from compass_core.languages import language_name
 from compass_core.records import ArtifactRef
 from compass_core.report import data as report_data
 from compass_core.report.continual_data import ContinualReport
-from compass_core.report.data import LanguageReport, RunReport, StudyReport
+from compass_core.report.data import ArmResult, LanguageReport, RunReport, StudyReport
+from compass_core.report.markup import percent
 from compass_core.report.notes import DEMONSTRATION_NOTE, RECONSTRUCTION_NOTE
 from compass_core.report.page import render_report
 from compass_core.storage import read_json, read_table, write_json, write_text
@@ -35,6 +36,7 @@ from tasks.language_report import failed_report, language_report, read_history, 
 from tasks.lineage import LINEAGE_TAG
 from tasks.logs import note_run
 from tasks.migrations import require_readable
+from tasks.registry_reading import NOTE_TAG
 from tasks.settings import (
     compass_home,
     open_catalog,
@@ -162,12 +164,23 @@ def attempt_record(
             LINEAGE_TAG: artifacts["lineage"].fingerprint,
             "licences": licences_of(selected),
             "compass_version": __version__,
+            NOTE_TAG: _note(language, arm, main),
         },
         "metrics": {name: value for name, value in metrics.items() if value is not None},
         "datasets": datasets,
         "history": read_history(adapter),
         "adapter": str(store.folder(adapter) / "adapter"),
     }
+
+
+def _note(language: str, arm: str, score: ArmResult) -> str:
+    """Return what MLflow shows as the description of an attempt."""
+    words = (
+        f"{language_name(language)} ({language}), strategy {arm}: accuracy "
+        f"{percent(score.accuracy)} on {score.n_items} test items."
+    )
+    page = flow_run.get_flow_run_ui_url()
+    return f"{words}\n\n[The run in Prefect]({page})" if page else words
 
 
 def licences_of(selected: ArtifactRef, file: str = "selected.parquet") -> str:

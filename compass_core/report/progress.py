@@ -30,7 +30,7 @@ _LEGEND: Final = "✓ done · ↺ kept from an earlier run · ▶ running · ✕
 _ORDER: Final = ("failed", "running", "waiting", "finished")
 _SHARED: Final = "All languages"
 _NOW_LIMIT: Final = 60
-_FAILURE_LIMIT: Final = 180
+_FAILURE_LIMIT: Final = 400
 
 
 @dataclass
@@ -130,6 +130,12 @@ class Board:
             )
             shared = self._rows[""]
             lines = [_line(code, row, over) for code, row in rows]
+            failures = [
+                f"- **{markdown_text(language_name(code))}** failed in "
+                f"{markdown_text(row.now, _FAILURE_LIMIT)}"
+                for code, row in rows
+                if row.state == "failed"
+            ]
             if shared.state != "waiting" and not over:
                 busy = any(row.state != "waiting" for _, row in rows)
                 lines.insert(0, _line("", shared, over=over or busy))
@@ -142,6 +148,8 @@ class Board:
                 "",
                 f"{state.capitalize()} {elapsed}, as of {updated}."
                 + ("" if over else " Load the page again for newer figures."),
+                "",
+                *failures,
                 "",
                 f"| {' | '.join(header)} |",
                 f"|{'|'.join(marks)}|",
@@ -167,7 +175,7 @@ def _line(code: str, row: _Row, over: bool) -> str:
 def _now(row: _Row, over: bool) -> str:
     """Return what a language is doing, or how it ended."""
     if row.state == "failed":
-        return f"**FAILED** in {markdown_text(row.now, _FAILURE_LIMIT)}"
+        return "**FAILED**"  # why stands above the table, where a long path finds room
     if row.state == "finished":
         return markdown_text(row.now or "done", _NOW_LIMIT)
     if over:
