@@ -111,11 +111,11 @@ def run_cells(
     news = folder / "news"
     at_once = min(execution.max_parallel, len(cells))
     try:
-        with open_engine(execution, at_once) as engine, News(news) as heard:
+        with open_engine(execution, at_once) as engine:
             site = open_site(news)
             remote = {key: _for_worker(given, site) for key, given in cells.items()}
-            outcomes = _run_remote(engine, body, remote, at_once, refused)
-            heard.pass_on()
+            with News(news) as heard:
+                outcomes = _run_remote(engine, body, remote, at_once, refused)
             for key, outcome in outcomes.items():
                 if language_of(key) not in heard.heard and outcome["status"] != "failed":
                     beat(language_of(key), "adapt", "done", 1.0, "on another machine")
