@@ -36,11 +36,17 @@ SMALL = {
 ROOT = Path(__file__).parents[2]
 POOL = "compass-test"
 _START_SECONDS = 180
+_ANSWER_SECONDS = 180
+_LOCKED_TIMES = 20
 _SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     "PREFECT_WORKER_QUERY_SECONDS": "2",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
     "PREFECT_SERVER_SERVICES_TRIGGERS_READ_BATCH_SIZE": "200",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "200",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "1",
@@ -58,22 +64,28 @@ class Server:
     env: dict
     folder: Path
 
+    def ask(self, method, path, body=None, known=()):
+        """Send a request; again while SQLite is locked, which on a busy machine it is for long."""
+        for _ in range(_LOCKED_TIMES):
+            answer = httpx.request(method, f"{self.url}{path}", json=body, timeout=_ANSWER_SECONDS)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(2)
+        assert answer.is_success or answer.status_code in known, answer.text
+        return answer.json() if answer.content else None
+
     def get(self, path):
-        return httpx.get(f"{self.url}{path}", timeout=60).raise_for_status().json()
+        return self.ask("GET", path)
+
+    def post(self, path, body):
+        return self.ask("POST", path, body)
+
+    def patch(self, path, body):
+        self.ask("PATCH", path, body)
 
     def make_pool(self, name):
         body = {"name": name, "type": "process"}
-        answer = httpx.post(f"{self.url}/work_pools/", json=body, timeout=60)
-        assert answer.is_success or answer.status_code == 409, answer.text
-
-    def patch(self, path, body):
-        answer = httpx.patch(f"{self.url}{path}", json=body, timeout=60)
-        assert answer.is_success, answer.text
-
-    def post(self, path, body):
-        answer = httpx.post(f"{self.url}{path}", json=body, timeout=60)
-        assert answer.is_success, answer.text
-        return answer.json() if answer.content else None
+        self.ask("POST", "/work_pools/", body, known=[httpx.codes.CONFLICT])
 
     def run_deployment(self, name, parameters=None):
         """Start a deployment's run as the button in the interface does; return its id."""
@@ -122,16 +134,17 @@ class Server:
     def states(self, run_id):
         return self.get(f"/flow_run_states/?flow_run_id={run_id}")
 
-    def wait_for(self, condition, what, seconds=240):
+    def wait_for(self, condition, what, seconds=400):
         """Return the first true value of `condition`."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            if found := condition():
-                return found
+            with contextlib.suppress(httpx.TransportError):
+                if found := condition():
+                    return found
             time.sleep(0.5)
         raise AssertionError(f"{what} did not happen within {seconds} s")
 
-    def wait_for_end(self, run_id, seconds=400):
+    def wait_for_end(self, run_id, seconds=600):
         """Return the run once it ended."""
         final = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
