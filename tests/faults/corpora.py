@@ -6,6 +6,7 @@ import yaml
 
 LANGUAGES = ("sw", "tr", "yo", "ha", "zu", "ig")
 CODES = ("swh_Latn", "tur_Latn", "yor_Latn", "hau_Latn", "zul_Latn", "ibo_Latn")
+ROLES = ("usage", "coverage", "pool", "test")
 WORDS = ("river", "market", "music", "school", "doctor", "train", "garden", "winter")
 STAGES = ("ingest", "check", "embed", "cluster", "gap-score", "sample", "adapter-train")
 STAGES += ("evaluate", "locate", "map", "decision", "lineage")
@@ -38,7 +39,7 @@ def write_corpora(folder, languages=LANGUAGES[:1], **changes):
     values = {
         "project": "faults",
         "languages": list(languages),
-        "data": {role: {"path": f"{role}.jsonl"} for role in ("usage", "coverage", "pool", "test")},
+        "data": {"kind": "files", **{r: {"path": f"{r}.jsonl"} for r in ROLES}},
         "clustering": {"n_clusters": [2], "relevance_quantile": 0, "script_guard": "off"},
         "selection": {"budget": 10},
         "training": {
