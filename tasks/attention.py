@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 from compass_core.adapter_files import WEIGHTS_NAME
-from compass_core.errors import CompassError
+from compass_core.errors import CompassError, RegistrationPendingError
 from compass_core.monitoring.outbox import DriftEvent
 from compass_core.report.monitoring_data import WatchedLanguage
 from compass_core.report.monitoring_state import closed_windows
@@ -75,8 +75,10 @@ def language_attention(
     if entry is not None:
         yield from _registry(status, entry, verify_files=verify)
     if status.last_run_status == "failed":
+        waits = last_error.startswith(RegistrationPendingError.code)
         text = f"run {status.last_run}: {_cut(last_error)}"
-        yield Attention("run-failed", text, "the same command again, after the remedy")
+        advice = "the same command again" if waits else "the same command again, after the remedy"
+        yield Attention("not-registered" if waits else "run-failed", text, advice)
     if watched.error:
         yield Attention("unreadable", _cut(watched.error), "compass restore")
     else:

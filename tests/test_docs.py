@@ -178,3 +178,55 @@ def test_readme_says_what_the_demonstration_is_not() -> None:
 def test_citation_file_is_valid_yaml_and_names_the_paper() -> None:
     citation = yaml.safe_load(text_of("CITATION.cff"))
     assert citation["references"][0]["identifiers"][0]["value"] == "arXiv:2604.20720"
+
+
+def command_options() -> dict[str, set[str]]:
+    """Return the options of every command of the console script."""
+    typer = pytest.importorskip("typer")
+    cli = importlib.import_module("flows.cli")
+    commands = typer.main.get_command(cli.app).commands
+    return {
+        name: {text for parameter in command.params for text in parameter.opts}
+        | {text for parameter in command.params for text in parameter.secondary_opts}
+        for name, command in commands.items()
+    }
+
+
+def test_every_option_that_the_handbook_gives_a_command_exists() -> None:
+    known = command_options()
+    pattern = re.compile(r"compass ([a-z][a-z-]+)((?: [^`\n#|;,]+)?)")
+    wrong, seen = [], 0
+    for command, rest in pattern.findall(text_of("docs/handbook.md")):
+        for option in re.findall(r"(?<!\S)(--?[a-z][a-z-]*)", rest):
+            seen += 1
+            if option not in known.get(command, set()):
+                wrong.append(f"compass {command} {option}")
+    assert seen > 10
+    assert wrong == []
+
+
+def test_handbook_knows_every_automation_that_is_deployed() -> None:
+    automations = yaml.safe_load(text_of("deployments/automations.yaml"))["automations"]
+    names = [entry["name"] for entry in automations]
+    assert [name for name in names if f"`{name}`" not in text_of("docs/handbook.md")] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        line.partition("#")[0].strip()
+        for block in re.findall(r"```bash\n(.*?)```", text_of("docs/handbook.md"), re.DOTALL)
+        for line in block.splitlines()
+        if re.match(r"compass (status|doctor|upgrade --check|rotate-key|metrics)\b", line)
+        and "--yes" not in line
+    ],
+)
+def test_command_of_the_handbook_that_changes_nothing_runs(
+    line: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typer_testing = pytest.importorskip("typer.testing")
+    cli = importlib.import_module("flows.cli")
+    arguments = line.replace("/var/lib/node_exporter", str(tmp_path)).split()[1:]
+    found = typer_testing.CliRunner().invoke(cli.app, arguments)
+    assert found.exit_code in (0, 1), found.output
+    assert found.exception is None or isinstance(found.exception, SystemExit), found.output

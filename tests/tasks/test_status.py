@@ -117,6 +117,11 @@ def test_language_whose_last_run_failed_needs_somebody_until_one_succeeds(status
     assert codes_of(status_of()) == []
 
 
+def test_trained_adapter_that_waits_for_the_registry_is_named_so(status_home):
+    ran(status_home, error="E94 The adapter of swh_Latn is trained, scored and kept")
+    assert codes_of(status_of()) == ["not-registered"]
+
+
 def test_drift_waits_a_day_before_somebody_has_to_do_something(status_home):
     promote(status_home, 1)
     remember(status_home, decided(19, "alarm", drift_detected=True))
