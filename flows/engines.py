@@ -11,7 +11,9 @@ import importlib.util
 import logging
 import os
 import shutil
+import signal
 import socket
+import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
@@ -24,7 +26,7 @@ from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from compass_core.config import ExecutionConfig
-from compass_core.errors import ConfigError
+from compass_core.errors import ConfigError, TransientError
 from flows.fanout import check_fan_out
 from flows.language_dag import Shared
 from flows.outcomes import Key, collect, language_of, outcome_of
@@ -214,7 +216,8 @@ def _open_dask(address: str, at_once: int) -> Iterator[Engine]:
             }
         )
     with runner:
-        threads = runner.client.nthreads()
+        with _ctrl_c_for_us_alone():
+            threads = runner.client.nthreads()  # starts the cluster
         if any(number > 1 for number in threads.values()):
             raise ConfigError(
                 f"The Dask workers at {address} have {max(threads.values())} threads each. A "
@@ -222,6 +225,19 @@ def _open_dask(address: str, at_once: int) -> Iterator[Engine]:
                 "`dask worker --nthreads 1 --nworkers N`."
             )
         yield _Dask(runner)
+
+
+@contextlib.contextmanager
+def _ctrl_c_for_us_alone() -> Iterator[None]:
+    """Let processes that are started in the block ignore Ctrl-C: it is their parent's business."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Ray:
@@ -255,7 +271,14 @@ def _open_ray(address: str, at_once: int) -> Iterator[Engine]:
         "_node_ip_address": "127.0.0.1",
     }
     runner = RayTaskRunner(address=address or None, init_kwargs=quiet | ({} if address else own))
-    with runner:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(runner)
+        except Exception as error:
+            raise TransientError(
+                f"Ray did not start or could not be reached ({error}). It gives itself 30 s, which "
+                "a machine with too much to do exceeds. Run the same command again."
+            ) from error
         # Ray hides the GPUs from a task that asks for none.
         gpus = float(ray.cluster_resources().get("GPU", 0.0))
         share = min(1.0, gpus / at_once)

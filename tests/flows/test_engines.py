@@ -263,7 +263,10 @@ def test_a_stopped_run_leaves_no_process_behind(kind, number, home, tmp_path):
     checkpoints = home / "store" / "checkpoints"
     try:
         wait_for(lambda: list(checkpoints.glob("*/*")), "the first checkpoint", 400)
-        os.kill(process.pid, number)
+        if number == signal.SIGINT:  # a terminal sends it to the whole group
+            os.killpg(process.pid, number)
+        else:
+            os.kill(process.pid, number)
         process.wait(60)
         wait_for(lambda: not processes_of(home), "the end of every process", 60)
     finally:
