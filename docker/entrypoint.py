@@ -238,6 +238,9 @@ def _auth_config(database: str) -> Path:
         "default_permission": "NO_PERMISSIONS",
         "database_uri": database.replace("%", "%%"),
         "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
+        # Checking a password costs half a second of a core by design, for every request of a run
+        # anew. Each server process remembers one that was right for this long.
+        "auth_cache_ttl_seconds": "60",
     }
     config = configparser.ConfigParser()
     config["mlflow"] = values
