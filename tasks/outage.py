@@ -43,13 +43,15 @@ def tell_server(call: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> No
 
 
 def is_outage(error: BaseException) -> bool:
-    """Return whether `error` means that the Prefect server could not be reached."""
+    """Return whether `error` means that the Prefect server could not be reached, or gave up."""
     import httpx
 
-    return any(
-        isinstance(one, httpx.TransportError) or "Failed to reach API" in str(one)
-        for one in _chain(error)
-    )
+    def is_one(error: BaseException) -> bool:
+        if isinstance(error, httpx.HTTPStatusError):
+            return error.response.is_server_error
+        return isinstance(error, httpx.TransportError) or "Failed to reach API" in str(error)
+
+    return any(is_one(one) for one in _chain(error))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

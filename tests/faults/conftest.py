@@ -51,7 +51,7 @@ class Bench:
             cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=500,
+            timeout=900,
             check=False,
         )
 
