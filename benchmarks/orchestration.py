@@ -119,7 +119,8 @@ def _floor(n_languages: int, parallel: int) -> Callable[[], dict[str, Any]]:
 
     @flow
     def floor() -> int:
-        with ThreadPoolTaskRunner(parallel) as runner:
+        pool: ThreadPoolTaskRunner[int] = ThreadPoolTaskRunner(parallel)
+        with pool as runner:
             futures = [runner.submit(one, {"language": k}) for k in range(n_languages)]
             return sum(future.result() for future in futures)
 
@@ -166,8 +167,11 @@ class _Watched:
         self.task_runs = 0
         self._adapting: list[tuple[float, float]] = []
         self._working: list[tuple[float, float]] = []
-        task_engine.call_with_parameters = self._body(task_engine.call_with_parameters)
-        promotion.run_job = self._timed(promotion.run_job, self._working)
+        # Names that those modules use, not ones that they offer.
+        inside: Any = task_engine
+        inside.call_with_parameters = self._body(inside.call_with_parameters)
+        inside = promotion
+        inside.run_job = self._timed(inside.run_job, self._working)
         engine = task_engine.SyncTaskRunEngine
         engine.begin_run = self._counted(engine.begin_run)  # type: ignore[method-assign]
 
@@ -284,7 +288,7 @@ def _pss_kib(pid: int) -> int:
 
 
 def _median(runs: list[dict[str, Any]], name: str) -> float:
-    return statistics.median(run[name] for run in runs)
+    return float(statistics.median(run[name] for run in runs))
 
 
 def report(runs: dict[str, list[dict[str, Any]]]) -> None:
