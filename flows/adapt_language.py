@@ -13,6 +13,7 @@ from compass_core.config import AdaptLanguageConfig
 from flows.language_dag import adapt, prepare_shared
 from flows.outcomes import run_state
 from tasks.artifacts import publish_language, run_slug
+from tasks.exclusion import language_slot
 from tasks.limits import check_training_limit
 from tasks.live_progress import live_progress
 from tasks.outcomes import is_part, keep_outcome
@@ -59,6 +60,7 @@ def _outcome(config: AdaptLanguageConfig) -> dict[str, Any]:
     if not config.execution.dry_run:
         check_registry()
     shared = prepare_shared(config, str(Path.cwd()), [(config.language, config.seed)])
-    outcome = adapt(config.language, config, shared)
-    publish_language(outcome, config)
+    with language_slot(config.language):
+        outcome = adapt(config.language, config, shared)
+        publish_language(outcome, config)
     return outcome

@@ -15,6 +15,7 @@ from flows.fanout import run_children
 from flows.language_dag import Shared, adapt, prepare_shared
 from flows.outcomes import run_state
 from tasks.artifacts import publish_language, run_slug
+from tasks.exclusion import language_slot
 from tasks.live_progress import live_progress
 from tasks.promotion import check_registry
 from tasks.reporting import finish_run, start_run
@@ -26,7 +27,7 @@ def adapt_one(
     language: str, config: AdaptConfig, shared: Shared, site: Site | None = None
 ) -> dict[str, Any]:
     """Run the DAG of one language and show its tables in the interface."""
-    with at(site, language):
+    with at(site, language), language_slot(language):
         outcome = adapt(language, config, shared)
         publish_language(outcome, config)
     return outcome

@@ -17,7 +17,9 @@ from flows.update_dag import RETRAINED, UPDATED, Update
 from tasks.baseline import Baseline, open_baseline
 from tasks.dashboard import write_dashboard
 from tasks.events import open_outbox
+from tasks.exclusion import language_slot
 from tasks.ingestion import check_sources
+from tasks.limits import check_training_limit
 from tasks.monitoring import decided_samples
 from tasks.promotion import find_champion
 from tasks.reporting import start_run
@@ -39,6 +41,7 @@ def update_adapter(language: str, event: str = "", *, config: AdaptConfig) -> St
     """
     code = canonical_language(language)
     check_update(config)
+    check_training_limit(config.execution)
     outbox = open_outbox(code)
     if outbox.busy():
         wait_in_line(f"Another update of {language_name(code)} ({code}) is at work.")
@@ -65,14 +68,15 @@ def update_adapter(language: str, event: str = "", *, config: AdaptConfig) -> St
 
 def _update(config: AdaptConfig, language: str, event: str) -> dict[str, Any]:
     run = start_run("update-adapter", config)
-    baseline = open_baseline(config, language, str(Path.cwd()))
-    if baseline is None:
-        raise DataError(
-            f"No adapter serves {language_name(language)} ({language}), so there is nothing to "
-            "update. Run `compass adapt` first.",
-            code="E53",
-        )
-    outcome = _known(baseline, event) or _run(config, language, baseline, event)
+    with language_slot(language):
+        baseline = open_baseline(config, language, str(Path.cwd()))
+        if baseline is None:
+            raise DataError(
+                f"No adapter serves {language_name(language)} ({language}), so there is nothing to "
+                "update. Run `compass adapt` first.",
+                code="E53",
+            )
+        outcome = _known(baseline, event) or _run(config, language, baseline, event)
     finish_update(run, language, config, outcome)
     return outcome
 
