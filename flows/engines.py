@@ -31,6 +31,8 @@ from flows.fanout import check_fan_out
 from flows.language_dag import Shared
 from flows.outcomes import Key, collect, language_of, outcome_of
 from tasks.caching import as_it_is
+from tasks.compute import kill_trainers
+from tasks.interruption import request_stop
 from tasks.limits import check_training_limit
 from tasks.progress import beat
 from tasks.workers import News, Site, open_site, travelling
@@ -108,7 +110,7 @@ def run_cells(
     """
     if execution.task_runner == "local":
         pool: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(execution.max_parallel)
-        with pool as runner:
+        with pool as runner, _work_ends_with_the_run():
             return collect({k: runner.submit(body, as_it_is(p)) for k, p in cells.items()}, refused)
     news = folder / "news"
     at_once = min(execution.max_parallel, len(cells))
@@ -124,6 +126,21 @@ def run_cells(
             return outcomes
     finally:
         shutil.rmtree(news, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _work_ends_with_the_run() -> Iterator[None]:
+    """Stop all work when the run is cancelled: the pool waits for its threads, which would go on.
+
+    A worker cancels with SIGTERM to the whole process group. So the trainers are gone at once, and
+    without this their languages would start them again, until the worker kills the run a minute on.
+    """
+    try:
+        yield
+    except BaseException:
+        request_stop()
+        kill_trainers()
+        raise
 
 
 def _for_worker(given: Mapping[str, Any], site: Site) -> dict[str, Any]:
