@@ -5,9 +5,11 @@ Nothing is kept here, so both can be written again any time.
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
 from pathlib import Path
 
+from compass_core.errors import CompassError
 from compass_core.report.monitoring_page import PAGE_NAME, write_monitoring
 from compass_core.report.page import render_index
 from compass_core.storage import file_lock, write_text
@@ -22,6 +24,9 @@ __all__ = [
     "write_dashboard",
     "write_index",
 ]
+
+_LOG = logging.getLogger(__name__)
+_PROBLEMS = (CompassError, OSError, ValueError, KeyError, TypeError)
 
 
 def write_dashboard() -> Path:
@@ -41,7 +46,12 @@ def write_index(*, rebuild: bool = False) -> Path:
     """
     lines = run_lines(rebuild=rebuild)
     watched = PAGE_NAME if (runs_folder() / PAGE_NAME).is_file() else ""
-    status = collect_status(datetime.now(UTC), lines=lines)
+    try:
+        status = collect_status(datetime.now(UTC), lines=lines)
+    except _PROBLEMS:
+        # A page that cannot be told in full is no reason for a run to fail.
+        _LOG.warning("What serves could not be told on the index page", exc_info=True)
+        status = None
     pages = [line.page for line in lines if line.page is not None]
     write_text(runs_folder() / "index.html", render_index(pages, monitoring=watched, status=status))
     return runs_folder() / "index.html"

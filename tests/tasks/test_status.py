@@ -233,3 +233,10 @@ def test_damaged_run_record_is_passed_over(status_home):
     (broken / "run.json").write_text("{")
     (broken / "index.json").unlink(missing_ok=True)
     assert codes_of(status_of()) == ["run-failed"]
+
+
+def test_status_that_cannot_be_told_costs_its_part_of_the_page_and_nothing_else(status_home):
+    ran(status_home)
+    (status_home / "HOME.json").write_text("{")
+    page = write_index().read_text("utf-8")
+    assert "What serves" not in page
