@@ -157,8 +157,14 @@ def run_children(
         try:
             while waiting or flight.runs:
                 while waiting and len(flight.runs) < config.execution.max_parallel:
-                    language = waiting.pop(0)
-                    flight.runs[language] = _start(config, language)
+                    try:
+                        flight.runs[waiting[0]] = _start(config, waiting[0])
+                    except httpx.HTTPError as error:
+                        if not _passes(error):
+                            raise
+                        _LOG.warning("%s is started a moment later: %s", waiting[0], error)
+                        break
+                    waiting.pop(0)
                 time.sleep(_POLL_SECONDS)
                 for language, run in flight.poll().items():
                     del flight.runs[language]
@@ -166,6 +172,14 @@ def run_children(
         finally:
             flight.cancel()
     return {language: outcomes[language] for language in config.languages}
+
+
+def _passes(error: httpx.HTTPError) -> bool:
+    """Say whether the server is away or overloaded, and does not refuse what it was asked."""
+    server_error = 500
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code >= server_error
+    return isinstance(error, httpx.TransportError)
 
 
 def _start(config: AdaptConfig, language: str) -> UUID:
