@@ -117,7 +117,7 @@ class Poster:
                 updated=f"{datetime.now(UTC):%H:%M:%S} UTC",
                 over=over,
             )
-            self._post(text, self._board.headline())
+            self._post(text, self._board.headline(over=over))
         except Exception as error:
             _LOG.debug("The progress could not be shown: %s", error)
             return False

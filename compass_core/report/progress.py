@@ -106,13 +106,16 @@ class Board:
             row = self._rows.get(language, _Row())
             return row.n_kept, row.n_made
 
-    def headline(self) -> str:
-        """Return the progress in one line."""
+    def headline(self, *, over: bool = False) -> str:
+        """Return the progress in one line; of a run that is `over` nothing runs or waits."""
         with self._guard:
             states = [row.state for code, row in self._rows.items() if code]
-        counts = {state: states.count(state) for state in _ORDER}
+        if over:
+            states = ["stopped" if state in ("running", "waiting") else state for state in states]
+        counts = {state: states.count(state) for state in (*_ORDER, "stopped")}
         parts = [f"{counts['finished']} of {len(states)} languages done"]
-        parts += [f"{counts[state]} {state}" for state in _ORDER[:3] if counts[state]]
+        left = ("failed", "running", "waiting", "stopped")
+        parts += [f"{counts[state]} {state}" for state in left if counts[state]]
         return ", ".join(parts)
 
     def markdown(self, *, elapsed: str, updated: str, over: bool) -> str:
@@ -144,7 +147,7 @@ class Board:
         state = "ended after" if over else "running for"
         return "\n".join(
             [
-                f"## {self.headline()}",
+                f"## {self.headline(over=over)}",
                 "",
                 f"{state.capitalize()} {elapsed}, as of {updated}."
                 + ("" if over else " Load the page again for newer figures."),

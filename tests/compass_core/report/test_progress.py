@@ -82,6 +82,7 @@ def test_a_run_that_was_stopped_says_so_of_what_it_did_not_do():
     board.tell("swh_Latn", "cluster", "running")
     assert row(board, "Swahili", over=True)["Now"] == "stopped"
     assert row(board, "Turkish", over=True)["Now"] == "stopped"
+    assert board.headline(over=True) == "0 of 3 languages done, 3 stopped"
 
 
 def test_shared_work_has_a_row_only_while_the_run_goes_on():
