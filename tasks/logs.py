@@ -138,7 +138,7 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line."""
-        about = getattr(record, "about", None) or context()
+        about = getattr(record, "about", None) or context() or _of_prefect(record)
         when = datetime.fromtimestamp(record.created, UTC)
         values: dict[str, Any] = {
             "time": when.isoformat(timespec="milliseconds"),
@@ -153,6 +153,14 @@ class JsonLines(logging.Formatter):
             values["exception"] = without_secrets(self.formatException(record.exc_info))
         text = json.dumps(values, ensure_ascii=False)
         return _CONTROL.sub(_escaped, text).encode(errors="replace").decode()
+
+
+def _of_prefect(record: logging.LogRecord) -> dict[str, str]:
+    """Return what Prefect itself says of a record written outside of its run: how it ended."""
+    flow_run = str(getattr(record, "flow_run_id", "") or "")
+    found = {"flow_run": flow_run, "run": _runs.get(flow_run, "")}
+    stage = getattr(record, "task_name", "")
+    return found | ({"stage": str(stage)} if stage else {})
 
 
 class Tidy(logging.Filter):
