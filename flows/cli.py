@@ -310,11 +310,17 @@ def diff(
 def clean(
     keep_runs: Annotated[int, typer.Option(min=0, help="Newest runs to keep.")] = 10,
     yes: Annotated[bool, typer.Option("--yes", help="Delete; without it only list.")] = False,
+    shared: Annotated[
+        bool,
+        typer.Option(
+            "--shared", help="Also from a shared COMPASS_STORE, where no other home uses it."
+        ),
+    ] = False,
 ) -> None:
     """Delete artefacts that neither a kept run nor a champion needs."""
     from flows.inspecting import clean_store
 
-    clean_store(keep_runs=keep_runs, yes=yes)
+    clean_store(keep_runs=keep_runs, yes=yes, shared=shared)
 
 
 @app.command()

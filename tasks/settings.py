@@ -125,8 +125,12 @@ def is_forgotten() -> Callable[[str], bool] | None:
 
 
 def tracking_uri() -> str:
-    """Return MLflow's address (`MLFLOW_TRACKING_URI`, default a SQLite file under the home)."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{compass_home() / 'mlflow.db'}"
+    """Return MLflow's address (`MLFLOW_TRACKING_URI`, default a SQLite file under the home).
+
+    ``postgresql://`` without a driver means the one that the extra `postgres` installs.
+    """
+    named = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{compass_home() / 'mlflow.db'}"
+    return re.sub(r"^postgres(ql)?://", "postgresql+psycopg2://", named)
 
 
 def without_password(uri: str) -> str:

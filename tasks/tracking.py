@@ -37,6 +37,8 @@ MAX_DIGEST_LENGTH = 36
 _PARAMS_PER_BATCH = 100
 _METRICS_PER_BATCH = 1_000
 _INITIALISE_TIMEOUT_SECONDS = 300.0
+_SCHEMA_KEY = 0x434F4D50
+"""Any number that nobody else locks in the same database."""
 _RESERVED_COLUMNS = ("step", "seconds")
 _LANGUAGE = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
 _UNSAFE_KEY = re.compile(r"[^0-9A-Za-z_\-. /]")
@@ -153,9 +155,10 @@ def initialise_store(tracking_uri: str) -> None:
         from mlflow.store.db import utils
 
         _make_parent(tracking_uri)
-        engine = sqlalchemy.create_engine(tracking_uri)
+        engine = _engine(sqlalchemy, tracking_uri)
         try:
-            _migrate(utils, engine)
+            with _locked_database(engine):
+                _migrate(utils, engine)
         except CompassError:
             raise
         except sqlalchemy.exc.OperationalError as error:
@@ -170,6 +173,31 @@ def initialise_store(tracking_uri: str) -> None:
         finally:
             engine.dispose()
         _initialised.add(tracking_uri)
+
+
+def _engine(sqlalchemy: Any, tracking_uri: str) -> Any:
+    try:
+        return sqlalchemy.create_engine(tracking_uri)
+    except (ImportError, sqlalchemy.exc.ArgumentError) as error:
+        raise InputError(
+            f"MLFLOW_TRACKING_URI={without_password(tracking_uri)} cannot be used: {error}. For "
+            'PostgreSQL: pip install "compass-adapt[postgres]" and write '
+            "postgresql+psycopg2://USER:PASSWORD@HOST/DATABASE.",
+            code="E91",
+        ) from error
+
+
+@contextlib.contextmanager
+def _locked_database(engine: Any) -> Iterator[None]:
+    """Let one machine at a time make the schema of a PostgreSQL that several start with at once."""
+    if engine.dialect.name != "postgresql":
+        yield
+        return
+    from sqlalchemy import text
+
+    with engine.begin() as transaction:  # the lock ends with it, and with its connection
+        transaction.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_KEY})
+        yield
 
 
 def _migrate(utils: Any, engine: Any) -> None:
