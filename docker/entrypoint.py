@@ -139,6 +139,8 @@ def mlflow_server(env: MutableMapping[str, str], folder: Path) -> list[str]:
         MLFLOW_HOST="0.0.0.0",
         MLFLOW_PORT="5000",
         MLFLOW_WORKERS="2",
+        # By default a process that is silent for 5 s is killed: on a busy machine, while it starts.
+        MLFLOW_UVICORN_OPTS="--timeout-worker-healthcheck 120",
         MLFLOW_ARTIFACTS_DESTINATION="/var/lib/mlflow/artifacts",
         MLFLOW_AUTH_ADMIN_USERNAME="compass",
     )
