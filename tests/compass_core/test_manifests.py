@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import uuid
 
 import duckdb
 import numpy as np
@@ -13,6 +14,7 @@ from compass_core.manifests import CATALOG_NAME, Catalog
 from compass_core.manifests import schema as schema_of_catalog
 from compass_core.manifests.catalog import DAMAGED_NAME
 from compass_core.records import ArtifactRef
+from compass_core.remote_store import RemoteStore
 from compass_core.storage import ArtifactStore, fingerprint, write_json, write_table
 
 SOURCES = ("hau_Latn", "yor_Latn", "zul_Latn")
@@ -521,29 +523,43 @@ def test_disk_full_while_extending_leaves_the_old_catalog(home, first_run, monke
     assert len(catalog.runs()) == 2
 
 
+# -- several machines
+
+
+def test_machine_that_made_nothing_rebuilds_its_catalog_from_object_storage(home, first_run):
+    url = f"memory://{uuid.uuid4().hex}"
+    Catalog(home).extend(first_run)
+    shared = RemoteStore(home / "store", url)
+    for kind in shared.kinds():
+        shared.refs(kind)  # what a folder held is shared when it is looked at
+    there = home / "another"
+    catalog = Catalog(there, lambda: RemoteStore(there / "store", url))
+    report = catalog.rebuild()
+    assert report.skipped == ()
+    assert dump(catalog)["selected_examples"] == dump(Catalog(home))["selected_examples"]
+    assert report.n_artifacts == len(dump(Catalog(home))["artifacts"])
+    assert report.n_runs == 0, "runs are told where they ran"
+
+
 # -- processes
 
 
-def _extend_many(home, number, start):
+def _publish_and_index(home, number, n_runs, start):
     start.wait()
     catalog = Catalog(home)
-    for record in sorted((home / "runs").glob(f"run-{number}-*/run.json")):
-        catalog.extend(record)
+    for run in range(n_runs):
+        artifacts = {"sample": add_selection(home, n=50, seed=number * n_runs + run)}
+        catalog.extend(write_run(home, f"run-{number}-{run}", {"swh_Latn": outcome(artifacts)}))
         assert catalog.runs()
 
 
 @pytest.mark.slow
-def test_processes_that_extend_at_once_lose_nothing(home):
-    n_processes, n_runs = 4, 5
-    for number in range(n_processes):
-        for run in range(n_runs):
-            seed = number * n_runs + run
-            artifacts = {"sample": add_selection(home, n=50, seed=seed)}
-            write_run(home, f"run-{number}-{run}", {"swh_Latn": outcome(artifacts)})
+def test_processes_that_publish_and_index_at_once_lose_nothing(home):
+    n_processes, n_runs = 8, 4
     context = multiprocessing.get_context("spawn")
     start = context.Event()
     workers = [
-        context.Process(target=_extend_many, args=(home, number, start))
+        context.Process(target=_publish_and_index, args=(home, number, n_runs, start))
         for number in range(n_processes)
     ]
     for worker in workers:
