@@ -13,7 +13,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from compass_core.errors import DataError, InputError
+from compass_core.errors import DataError, InputError, TransientError
 from compass_core.languages import canonical_language, language_name
 from flows.terminal import OUT
 from tasks.settings import compass_home, runs_folder, tracking_uri, without_password
@@ -266,8 +266,11 @@ def examine() -> int:
     rows.append(("state", str(home), "ok"))
     rows.append(("MLflow", without_password(tracking_uri()), "ok"))
     rows += environment_checks()
-    waiting = ", ".join(f"{part.name} {part.found} to {part.wanted}" for part in pending())
-    verdict = "compass upgrade" if waiting else "ok"
+    try:
+        waiting = ", ".join(f"{part.name} {part.found} to {part.wanted}" for part in pending())
+        verdict = "compass upgrade" if waiting else "ok"
+    except TransientError as error:
+        waiting, verdict = "unknown", str(error)
     rows.append(("release of the files", waiting or "this one", verdict))
     print_table(("what", "found", "verdict"), rows)
     return 0 if all(row[2] == "ok" for row in rows) else 1

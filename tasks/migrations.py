@@ -25,12 +25,18 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from compass_core.errors import StoreError
+from compass_core.errors import StoreError, TransientError
 from compass_core.files import file_lock, read_json, write_json
 from compass_core.manifests.schema import SCHEMA_VERSION
 from compass_core.storage import STORE_VERSION
 from compass_core.version import __version__
-from tasks.settings import compass_home, open_catalog, store_address, tracking_uri
+from tasks.settings import (
+    compass_home,
+    open_catalog,
+    store_address,
+    tracking_uri,
+    without_password,
+)
 
 HOME_FILE = "HOME.json"
 HOME_VERSION = 1
@@ -278,8 +284,12 @@ def _registry() -> list[PartState]:
     try:
         found = str(utils._get_schema_version(engine))
         wanted = str(utils._get_latest_schema_revision())
+    except sqlalchemy.exc.OperationalError as error:
+        raise TransientError(f"{without_password(uri)} does not answer: {error.orig}") from error
     finally:
         engine.dispose()
+    if found == "None":
+        return []  # an empty database: the first run makes the tables
     todo = "" if found == wanted else "mlflow db upgrade"
     return [PartState("MLflow", found, wanted, todo)]
 

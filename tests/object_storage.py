@@ -1,6 +1,7 @@
 """A real S3 server on loopback, with a fresh bucket for each test."""
 
 import itertools
+import logging
 import os
 
 import boto3
@@ -21,6 +22,7 @@ def s3_server():
     """The endpoint of a server that lives as long as the session."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line per request
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
     server.stop()
