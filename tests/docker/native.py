@@ -214,7 +214,9 @@ class Database:
         subprocess.run(script, env=environment, check=True, capture_output=True)
 
     def stop(self):
-        self._run(self.tools / "pg_ctl", "-D", self.folder / "data", "-m", "immediate", "stop")
+        """End the server at once; do nothing where it has ended already."""
+        if (self.folder / "data" / "postmaster.pid").exists():
+            self._run(self.tools / "pg_ctl", "-D", self.folder / "data", "-m", "immediate", "stop")
 
     def ask(self, user, database, password=""):
         """Connect and return the error, or an empty text."""

@@ -73,8 +73,7 @@ def stack(image, tmp_path_factory):
         yield stack
     finally:
         stack.end()
-        if (folder / "pg").exists():
-            stack.database.stop()
+        stack.database.stop()
         shutil.rmtree(folder)
 
 
@@ -215,7 +214,12 @@ def test_a_worker_runs_a_deployment_and_stops_when_told(stack, logins):
     assert b"compass." in ask(url, login=logins["mlflow"])[1]
     assert list((stack.image.folder / "mlflow").rglob("adapter_model.safetensors"))
 
-    _deploy(stack, "training.min_steps=100000", "training.max_steps=100000")
+    long = [
+        "training.min_steps=100000",
+        "training.max_steps=100000",
+        "training.checkpoint_every=20",
+    ]
+    _deploy(stack, *long)
     _run(stack, "adapt-languages/adapt-languages")
     wait_for(lambda: list(home.glob("store/checkpoints/*/step-*")), "a checkpoint", 600)
     assert len(set(processes_of(home)) - before) >= 3  # worker, flow, trainer
