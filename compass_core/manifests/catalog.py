@@ -251,6 +251,8 @@ class CatalogFile:
             if os.getpid() != owner:
                 raise StoreError("A forked process must not write the catalog; spawn it instead.")
             fsync_path(draft)
+            # A program that died with the catalog open left its log, which fits no other file.
+            self.path.with_name(f"{self.path.name}.wal").unlink(missing_ok=True)
             draft.replace(self.path)
             fsync_path(self.home)
         except (OSError, duckdb.Error) as error:
