@@ -324,7 +324,7 @@ def clean(
 
 
 @app.command()
-def deploy(
+def deploy(  # noqa: PLR0913, PLR0917 - an option each
     config: ConfigArgument,
     overrides: Overrides = None,
     pool: Annotated[str, typer.Option(help="Work pool; made if it is missing.")] = "compass",
