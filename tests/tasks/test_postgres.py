@@ -110,7 +110,7 @@ def test_wrong_password_is_an_error_that_does_not_repeat_it(tmp_path, postgres):
 @pytest.mark.parametrize(
     ("address", "shown"),
     [
-        ("sqlite:////home/mlflow.db", "sqlite:////home/mlflow.db"),
+        ("sqlite:////srv/mlflow.db", "sqlite:////srv/mlflow.db"),
         ("postgresql://me:p%40ss@db/mlflow", "postgresql://me:***@db/mlflow"),
         ("postgresql+psycopg2://me:a:b@db:5432/m", "postgresql+psycopg2://me:***@db:5432/m"),
         ("https://me:secret@mlflow.example.org", "https://me:***@mlflow.example.org"),
