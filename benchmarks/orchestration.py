@@ -69,8 +69,9 @@ def recipe(n_languages: int, parallel: int, steps: int = 0) -> dict[str, Any]:
     values: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "starter.yaml").read_text())
     others = [c for c in STARTER_LANGUAGES if c not in DEMO_LANGUAGES and c != "eng_Latn"]
     values["languages"] = [*DEMO_LANGUAGES, *others][:n_languages]
-    if steps:
+    if steps:  # what a schedule runs: no baselines beside the adapter
         values["training"] |= {"min_steps": steps, "max_steps": steps}
+        values["baselines"] = []
     values["execution"] |= {"max_parallel": parallel}
     return values
 
