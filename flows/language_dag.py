@@ -44,7 +44,7 @@ from tasks.promotion import (
     registered_name,
     was_rolled_back,
 )
-from tasks.reporting import attempt_record
+from tasks.reporting import attempt_record, name_finished
 from tasks.selection import draw_map, gap_score, gap_settings, sample
 from tasks.spaces import cluster
 from tasks.training import adapter_ref, train_adapter
@@ -168,7 +168,15 @@ def adapt(language: str, recipe: Recipe, shared: Shared, *, promote: bool = True
     if (language, recipe.seed) in shared.refused:
         raise shared.refused[language, recipe.seed]
     line = Line(language, dict(shared.corpora[language, recipe.seed]))
-    dry_run = recipe.execution.dry_run
+    try:
+        return _adapt(line, recipe, shared, promote=promote)
+    except Exception as error:
+        name_finished(error, _plain(line.artifacts))
+        raise
+
+
+def _adapt(line: Line, recipe: Recipe, shared: Shared, *, promote: bool) -> dict[str, Any]:
+    language, dry_run = line.language, recipe.execution.dry_run
     place(line, recipe, shared)
     arms: dict[str, dict[str, Any]] = {}
     strategies = dict.fromkeys((*recipe.baselines, recipe.selection.strategy))

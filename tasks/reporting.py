@@ -90,6 +90,11 @@ def start_run(flow_name: str, config: Config) -> Run:
     return run
 
 
+def name_finished(error: BaseException, artifacts: Mapping[str, Any]) -> None:
+    """Let the outcome of a failure name what was finished, so that `compass clean` keeps it."""
+    error.__dict__["finished"] = dict(artifacts)
+
+
 def failed_outcome(language: str, error: BaseException) -> dict[str, Any]:
     """Return the outcome of a language that raised."""
     if isinstance(error, OSError):
@@ -101,6 +106,7 @@ def failed_outcome(language: str, error: BaseException) -> dict[str, Any]:
         "error": str(error) if known else f"{type(error).__name__}: {error}",
         "error_kind": type(error).__name__,
         "artifacts": {},
+        "finished": getattr(error, "finished", {}),
         "arms": {},
         "timings": {},
     }

@@ -85,7 +85,11 @@ def test_training_is_kept_when_the_registry_goes_down_and_registered_by_the_next
     run_id = bench.server.runs()[0]["id"]
     assert bench.server.flow_run(run_id)["state"]["type"] in ("FAILED", "COMPLETED")
     before = bench.written()
-    assert list(bench.home.glob("store/adapter-train/*/MANIFEST.json"))
+    trained = [p.parent for p in bench.home.glob("store/adapter-train/*/MANIFEST.json")]
+    (record,) = bench.home.glob("runs/*/run.json")
+    assert trained
+    for folder in trained:
+        assert folder.name in record.read_text(), "a cleaning would delete what waits"
 
     mlflow.start()
     again = bench.adapt(**env)
