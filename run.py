@@ -107,9 +107,11 @@ def command_test(options: argparse.Namespace) -> int:
     install()
     marks: list[str] = []
     if options.slow:
-        marks = ["-m", "not gpu and not network"]
+        marks = ["-m", "not nightly and not gpu and not network"]
     if options.only_slow:
         marks = ["-m", "slow and not gpu and not network"]
+    if options.nightly:
+        marks = ["-m", "nightly and not gpu and not network"]
     return run("-m", "pytest", *marks, *options.rest)
 
 
@@ -194,6 +196,7 @@ def build_parser() -> argparse.ArgumentParser:
     test = add("test", command_test)
     test.add_argument("--slow", action="store_true", help="the slow guards too")
     test.add_argument("--only-slow", action="store_true", help="the slow guards alone")
+    test.add_argument("--nightly", action="store_true", help="the longest guards alone")
     add("check", command_check)
     add("setup", command_setup)
     lock = add("lock", command_lock)

@@ -421,10 +421,12 @@ def test_arguments_after_test_go_to_pytest(monkeypatch: pytest.MonkeyPatch) -> N
     assert run.main(["test", "tests/x.py", "-k", "gap", "--", "--maxfail=1"]) == 5
     assert run.main(["test", "--slow"]) == 5
     assert run.main(["test", "--only-slow", "-rs"]) == 5
+    assert run.main(["test", "--nightly"]) == 5
     assert seen == [
         ("-m", "pytest", "tests/x.py", "-k", "gap", "--maxfail=1"),
-        ("-m", "pytest", "-m", "not gpu and not network"),
+        ("-m", "pytest", "-m", "not nightly and not gpu and not network"),
         ("-m", "pytest", "-m", "slow and not gpu and not network", "-rs"),
+        ("-m", "pytest", "-m", "nightly and not gpu and not network"),
     ]
 
 

@@ -10,7 +10,7 @@ from prefect.client.orchestration import get_client
 from compass_core.config import AdaptConfig
 from compass_core.errors import ConfigError
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1200)]
 POOL = "compass-applied"
 CHANGES_EACH_TIME = {"updated", "updated_by", "version_id", "version_info", "last_polled", "status"}
 

@@ -9,7 +9,7 @@ import pytest
 from compass_core.config import AdaptConfig
 from tasks.deployments import FOLDER
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from flows.fanout import check_fan_out
 from tasks.reporting import read_run
 from tests.deployments.conftest import POOL, SMALL
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1800)]
 PARENT, CHILD = "adapt-languages/fleet", "adapt-language/fleet"
 GOOD, UNKNOWN = "swh_Latn", "kin_Latn"
 

@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1800)]
 ADAPT = "adapt-languages/adapt-languages"
 POOL = "compass-again"
 GOOD, BAD = "swh_Latn", "tur_Latn"

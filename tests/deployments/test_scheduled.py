@@ -13,7 +13,7 @@ from compass_core.config import AdaptConfig
 from compass_core.config_files import load_config
 from tasks.deployments import FOLDER
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1800)]
 ADAPT, ONE = "adapt-languages/adapt-languages", "adapt-language/adapt-language"
 POOL = "compass-scheduled"
 EARLY = {"ingest", "embed", "cluster", "gap-score", "sample"}

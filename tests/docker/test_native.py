@@ -19,7 +19,7 @@ from tests.docker.native import LIBRARY, Database, Image, Stack, ask
 from tests.docker.rules import ROOT
 from tests.real_server import FINAL, processes_of, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1500)]
 SMALL = [
     "data.n_coverage=60", "data.n_usage=60", "data.n_test=120", "clustering.n_clusters=8",
     "selection.budget=40", "execution.trainers=1", "baselines=", "languages=sw",

@@ -31,7 +31,7 @@ def kill_in_turn(bench, points):
     return codes
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_run_killed_in_training_and_in_registration_goes_on_from_there(bench):
     bench.write()
     codes = kill_in_turn(bench, ["adapter-train.built", "promote.uploaded", "promote.previous"])
@@ -42,7 +42,7 @@ def test_run_killed_in_training_and_in_registration_goes_on_from_there(bench):
     assert view["runs"] == ["FINISHED"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(3000)
 def test_run_killed_in_every_stage_and_every_gap_ends_like_an_undisturbed_one(
     bench, server, tmp_path

@@ -13,7 +13,7 @@ import pytest
 
 from tests.real_server import wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1500)]
 HOLD = """
 import duckdb, sys, time
 connection = duckdb.connect(sys.argv[1])

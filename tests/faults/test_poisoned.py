@@ -7,7 +7,7 @@ from compass_core.config_files import load_config
 from compass_core.faults import FAULT
 from tests.faults.corpora import CODES, LANGUAGES, write_corpora
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1500)]
 POISONED = CODES[2]
 STAGES = ("usage", "coverage", "test", "check", "embed", "cluster", "gap-score", "sample")
 STAGES += ("evaluate", "adapter-train", "locate", "map", "decide", "settle")

@@ -9,7 +9,7 @@ from tests.faults.conftest import Bench
 from tests.faults.corpora import LANGUAGES
 from tests.real_server import FINAL, PrefectServer, end, free_port, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture

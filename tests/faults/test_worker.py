@@ -8,7 +8,7 @@ import yaml
 
 from tests.real_server import FINAL, end, processes_of, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1500)]
 POOL = "faults"
 FLOW, ENTRYPOINT = "adapt-language", "flows.adapt_language.adapt_language"
 LONG = {"min_steps": 3000, "max_steps": 3000, "checkpoint_every": 20}

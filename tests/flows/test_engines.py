@@ -24,7 +24,7 @@ from tests.flows.conftest import GOOD, UNKNOWN, run_adapt, small_config
 from tests.real_server import PrefectServer, free_port, processes_of, wait_for
 
 ROOT = Path(__file__).parents[2]
-ENGINES = ["dask", pytest.param("ray", marks=pytest.mark.slow)]
+ENGINES = ["dask", pytest.param("ray", marks=pytest.mark.nightly)]
 
 
 def execution(**values):
@@ -195,7 +195,7 @@ def test_languages_work_in_processes_of_their_own(kind, prefect_backend, home, t
     assert said == {*((code, "look", "done") for code in GOOD), (UNKNOWN, "adapt", "failed")}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("kind", ["dask", "ray"])
 def test_a_worker_that_dies_costs_no_language(kind, prefect_backend, home, tmp_path):
     meeting = tmp_path / "meeting"
@@ -217,7 +217,7 @@ def plain(outcome):
     return {k: v for k, v in outcome.items() if k != "timings"} | {"registry": registry}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("kind", ["dask", "ray"])
 def test_a_cluster_makes_what_threads_make_and_once(kind, finished_run, home):
@@ -239,7 +239,7 @@ def test_a_cluster_makes_what_threads_make_and_once(kind, finished_run, home):
     wait_for(lambda: not processes_of(home), "the end of every worker", 60)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ["dask", "ray"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
@@ -306,7 +306,7 @@ def hold(server, one, times, seconds):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_a_limit_of_one_lets_one_process_train_at_a_time(server, tmp_path):
     holders = [hold(server, tmp_path / "one", 3, 0.5) for _ in range(2)]
@@ -314,7 +314,7 @@ def test_a_limit_of_one_lets_one_process_train_at_a_time(server, tmp_path):
     assert server.get("/v2/concurrency_limits/one")["active_slots"] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_a_killed_training_frees_its_slot(server, tmp_path):
     first = hold(server, tmp_path / "first", 1, 600)

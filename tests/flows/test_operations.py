@@ -62,7 +62,7 @@ def made(home):
     return {path.parent for path in home.glob("store/*/*/MANIFEST.json")}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(3_000)
 def test_backup_of_a_running_home_restores_to_the_same_service(tmp_path):
     home, backup = tmp_path / "home", tmp_path / "backup"

@@ -93,7 +93,7 @@ def texts_with(folder, word):
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_second_machine_finds_everything_done_and_no_password_is_written(shared, tmp_path):
     bucket = Bucket("s3://two-machines/compass")
     first, second = Machine(tmp_path / "a", shared), Machine(tmp_path / "b", shared)
@@ -120,7 +120,7 @@ def test_second_machine_finds_everything_done_and_no_password_is_written(shared,
             assert cursor.fetchall() == [(0,)]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_deployment_runs_on_a_worker_of_a_third_machine(shared, tmp_path):
     home = tmp_path / "worker"
     machine = Machine(home, shared)

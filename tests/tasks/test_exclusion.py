@@ -94,7 +94,7 @@ def test_killed_holder_frees_the_language_at_once(home, holders):
         assert time.monotonic() - started < 10
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_homes_that_share_a_folder_exclude_each_other(tmp_path, holders, monkeypatch):
     shared = tmp_path / "shared"
     first = holders("swh_Latn", tmp_path / "a", COMPASS_STORE=str(shared))
@@ -187,7 +187,7 @@ def test_server_that_is_away_does_not_stop_the_work(home, s3_url, holders):
     holder.line("held")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_machines_on_one_bucket_exclude_each_other_through_the_server(tmp_path, s3_url, holders):
     server = PrefectServer(tmp_path / "server")
     server.folder.mkdir()

@@ -76,7 +76,7 @@ def run_machines(uri, tmp_path, n_machines):
     assert said == [""] * n_machines
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("n_machines", [4, 8])
 def test_machines_that_start_and_promote_at_once_end_with_every_champion(
     tmp_path, postgres, monkeypatch, n_machines
@@ -93,7 +93,7 @@ def test_machines_that_start_and_promote_at_once_end_with_every_champion(
         assert (serving.champion.version, serving.previous.version) == ("2", "1")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_wrong_password_is_an_error_that_does_not_repeat_it(tmp_path, postgres):
     uri = postgres.database().replace(postgres.password, "not-the-password")
     script = (
