@@ -42,8 +42,8 @@ class CompassError(Exception):
         return f"{self.code} {self.message}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle with the code, so that errors survive a process boundary."""
-        return (_rebuild, (type(self), self.message, self.code))
+        """Pickle with the code and what was noted, so that errors survive a process boundary."""
+        return (_rebuild, (type(self), self.message, self.code), dict(self.__dict__))
 
 
 def _rebuild(kind: type[CompassError], message: str, code: str) -> CompassError:

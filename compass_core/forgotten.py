@@ -6,8 +6,9 @@ and would bring them back with the next reading.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -33,8 +34,8 @@ class Forgotten:
 
     def add(self, ids: Iterable[str]) -> int:
         """Add `ids`; return how many were new."""
-        hashes = {self.hash_of(text) for text in ids}
-        with file_lock(self.path.with_name(f".{FILE_NAME}.lock")):
+        with self._at_rest():
+            hashes = {self.hash_of(text) for text in ids}
             known = self.hashes()
             if hashes - known:
                 lines = sorted(value.hex() for value in hashes | known)
@@ -65,8 +66,11 @@ class Forgotten:
 
     def test(self) -> Callable[[str], bool] | None:
         """Return what tells whether an id is forgotten now; None where none is."""
-        hashes = self.hashes()
-        return (lambda record_id: self.hash_of(record_id) in hashes) if hashes else None
+        if not self.path.exists():
+            return None
+        with self._at_rest():
+            hashes, hasher = self.hashes(), self._hasher()
+        return (lambda record_id: hasher("record", record_id) in hashes) if hashes else None
 
     def without(self, rows: pa.Table) -> pa.Table:
         """Return the rows of `rows` (with an ``id``) that are not forgotten."""
@@ -77,6 +81,16 @@ class Forgotten:
 
     def hash_of(self, record_id: str) -> bytes:
         """Return the keyed hash that stands for an id: all that a receipt may say."""
+        return self._hasher()("record", record_id)
+
+    def _hasher(self) -> Hasher:
         if self._hash is None:
             self._hash = Hasher(open_key(self._secret, self._environment))
-        return self._hash("record", record_id)
+        return self._hash
+
+    @contextlib.contextmanager
+    def _at_rest(self) -> Iterator[None]:
+        """Hold the list while secret and hashes belong together: a rotation changes both."""
+        with file_lock(self.path.with_name(f".{FILE_NAME}.lock")):
+            self._hash = None
+            yield

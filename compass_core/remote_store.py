@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import time
 import uuid
@@ -46,6 +47,8 @@ from compass_core.storage import (
 
 _TRANSFER_TIMEOUT_SECONDS = 6 * 3600.0
 _SEEN = "seen"
+_IDENTITY = re.compile("[0-9a-f]{32}")
+"""Fingerprints look like this; what does not is none of ours."""
 _PARALLEL_LOOKS = 8
 _CREATE_DELAYS = (0.0, 0.2, 1.0, 3.0)
 _joined: set[tuple[str, Path]] = set()
@@ -196,12 +199,15 @@ class RemoteStore(ArtifactStore):
 
     def _fetch(self, ref: ArtifactRef) -> None:
         kind, key = ref.kind, ref.fingerprint
-        if self.local_manifest(kind, key) is not None:
+        here = self.local_manifest(kind, key)
+        if here is not None and here["sha256"] == ref.sha256:
             return
         manifest = self._remote_manifest(kind, key)
         if manifest is None or manifest["sha256"] != ref.sha256:
             self._seen_path(kind, key).unlink(missing_ok=True)
             return
+        if here is not None:  # made anew elsewhere, after this copy
+            self.set_aside(ref)
         folder = self._draft_folder(kind, key)
         with self._drafting(folder):
             if not self._download(manifest, folder) and not self._download(manifest, folder):
@@ -309,7 +315,10 @@ class RemoteStore(ArtifactStore):
         super().remove(kind, key)
 
     def drop_copy(self, kind: str, key: str) -> None:
-        """Delete the mirrored copy of an artefact; the storage keeps it."""
+        """Delete the mirrored copy of an artefact; one that the storage does not have stays."""
+        here = self.local_manifest(kind, key)
+        if here is not None and "attempt" not in here:
+            return
         self._seen_path(kind, key).unlink(missing_ok=True)
         shutil.rmtree(self.root / kind / key, ignore_errors=True)
 
@@ -322,7 +331,8 @@ class RemoteStore(ArtifactStore):
         newest: dict[tuple[str, str, str], list[Any]] = {}
         for name, written in self.objects.written("").items():
             parts = name.split("/")
-            if len(parts) >= 4 and parts[0] not in NOT_ARTEFACTS:
+            ours = len(parts) >= 4 and _IDENTITY.fullmatch(parts[1])
+            if ours and parts[0] not in NOT_ARTEFACTS:  # others may keep things beside the store
                 entry = newest.setdefault((parts[0], parts[1], parts[2]), [written])
                 entry[0] = max(entry[0], written)
                 entry.append(name)

@@ -20,7 +20,12 @@ from tasks.evaluation import evaluate
 from tasks.ingestion import RETENTION, Sources, corpus_config, ingest, retention_language
 from tasks.lineage import embedding_identity, keep_slices, write_lineage
 from tasks.pools import Corpus, gather_pool
-from tasks.promotion import read_decision, register_and_promote, was_rolled_back
+from tasks.promotion import (
+    pending_without_registry,
+    read_decision,
+    register_and_promote,
+    was_rolled_back,
+)
 from tasks.selection import gap_score, gap_settings, sample
 from tasks.training import adapter_ref, train_adapter
 from tasks.update_data import (
@@ -277,15 +282,16 @@ class Update:
         elif self._penalised:
             self._fisher("fisher after", self["history after"], adapter, None)
         self.line.artifacts["lineage"] = self._lineage(name)
-        moved = register_and_promote(
-            self.language,
-            self.baseline.name,
-            update_attempt(self.config, self.line.artifacts, self.event, name, verdict),
-            verdict,
-            self.sources.base,
-            self.config.base,
-            self.config.execution,
-        )
+        with pending_without_registry(self.language):
+            moved = register_and_promote(
+                self.language,
+                self.baseline.name,
+                update_attempt(self.config, self.line.artifacts, self.event, name, verdict),
+                verdict,
+                self.sources.base,
+                self.config.base,
+                self.config.execution,
+            )
         return {
             "status": "promoted" if verdict["promote"] else "refused",
             "arm": name,

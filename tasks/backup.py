@@ -22,7 +22,14 @@ from compass_core.backups import BackedUpFile, BackupFolder, Snapshot, snapshot_
 from compass_core.errors import CompassError, StoreError
 from compass_core.files import file_lock, read_json, write_bytes
 from compass_core.forgotten import FILE_NAME as FORGOTTEN
-from compass_core.monitoring.privacy import CHECK_NAME, KEY_NAME, LINKS_NAME, open_key, read_links
+from compass_core.monitoring.privacy import (
+    CHECK_NAME,
+    KEY_NAME,
+    LINKS_NAME,
+    is_rotating,
+    open_key,
+    read_links,
+)
 from compass_core.storage import MANIFEST_NAME
 from compass_core.version import __version__
 from tasks.migrations import HOME_FILE
@@ -42,6 +49,7 @@ _NO_ARTEFACTS = frozenset({"tmp", "locks", "keys", "checkpoints", "partial"})
 _MONITOR_SECONDS = 600.0
 _CLEAN_SECONDS = 60.0
 _UNFINISHED = ".restoring"
+_MOVING = ".restored-in-part"
 _ALREADY_THERE = frozenset({"prefect", _UNFINISHED})
 _COLUMNS = (
     ("experiments", "artifact_location"),
@@ -87,6 +95,10 @@ def make_backup(target: Path, now: datetime) -> Snapshot:
     resolved = target.expanduser().resolve()
     if resolved == home or home in resolved.parents:
         raise StoreError(f"{target} lies inside {home}. Name a folder elsewhere, on another disk.")
+    if is_rotating(home / "usage"):
+        raise StoreError(
+            "A rotation of the secret was interrupted. Run `compass rotate-key` first."
+        )
     folder = BackupFolder(resolved)
     folder.create()
     copy = _Copy(folder, home)
@@ -179,7 +191,7 @@ def _copy_usage(copy: _Copy) -> None:
         copy.left_out.append(
             "the secret of hashed ids: keep it apart, once (`compass backup --with-key FILE`)"
         )
-    for folder in sorted(path for path in usage.glob("*") if path.is_dir()):
+    for folder in sorted(path for path in usage.glob("[!.]*") if path.is_dir()):
         with (
             file_lock(folder / "monitor.lock", timeout_seconds=_MONITOR_SECONDS),
             file_lock(folder / "observations.lock", timeout_seconds=_MONITOR_SECONDS),
@@ -250,11 +262,13 @@ def restore_backup(source: Path, key: Path | None) -> Restored:
     if database.is_file():
         _move_addresses(database, Path(snapshot.home), home)
     notes += _bring_key(staging, key)
-    tops = sorted({Path(name).parts[0] for name in snapshot.files})
+    tops = sorted(path.name for path in staging.iterdir())
+    write_bytes(home / _MOVING, b"")
     for top in tops:
         shutil.rmtree(home / top, ignore_errors=True)
         (staging / top).replace(home / top)
     shutil.rmtree(staging)
+    (home / _MOVING).unlink()
     if store_root().is_dir():
         open_catalog().rebuild()
     notes += [f"not in the back-up: {text}" for text in snapshot.left_out if "secret" not in text]
@@ -267,7 +281,7 @@ def _require_empty(home: Path) -> None:
         home.mkdir(parents=True)
         return
     there = sorted(path.name for path in home.iterdir() if path.name not in _ALREADY_THERE)
-    if there and not (home / _UNFINISHED).exists():
+    if there and not (home / _MOVING).exists():
         raise StoreError(
             f"{home} is not empty ({', '.join(there[:5])}). Nothing is written over: point "
             "COMPASS_HOME to a new folder, or move this one away."

@@ -6,7 +6,7 @@ It saves two trainings of the same adapter, and keeps promotions of a language i
 A lock of the kernel in the store's folder serves all processes of one machine and, on a shared
 folder, of all machines; it vanishes with its process. On object storage there are no locks: then a
 slot of the Prefect server, ``compass-language-<code>``, is held as well. Locks are always taken in
-this order: an update's outbox, the language, a training slot, a stage; so none can wait for another
+this order: an update's outbox, the language, a stage, a training slot; so none can wait for another
 in a circle.
 """
 

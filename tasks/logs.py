@@ -167,7 +167,13 @@ class Tidy(logging.Filter):
     """Text records: escaped, without secrets, and with language and stage in front."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Change the record's message; every record passes."""
+        """Change the record's message and traceback once; every record passes."""
+        if getattr(record, "tidy", False):
+            return True
+        record.__dict__["tidy"] = True
+        if record.exc_info and record.exc_info[0] is not None:
+            told = logging.Formatter().formatException(record.exc_info)
+            record.exc_text = _CONTROL.sub(_escaped_but_lines, without_secrets(told))
         text = _CONTROL.sub(_escaped_but_lines, without_secrets(record.getMessage()))
         about = context() if not hasattr(record, "task_run_name") else {}
         where = " ".join(about[name] for name in ("language", "stage") if name in about)

@@ -73,6 +73,8 @@ def pending_without_registry(language: str) -> Iterator[None]:
     try:
         yield
     except TransientError as error:
+        if error.code != TransientError.code:
+            raise  # a trainer that died, say: nothing that the registry could be blamed for
         raise RegistrationPendingError(
             f"The adapter of {language} is trained, scored and kept, but its registration is "
             f"pending: {error.message} Run the same command again: it registers without training."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from compass_core.monitoring.history import History
 from compass_core.object_store import is_url
 from compass_core.records import ArtifactRef
 from compass_core.storage import (
+    MANIFEST_NAME,
     NOT_ARTEFACTS,
     ArtifactStore,
     canonical_json,
@@ -106,9 +108,30 @@ def plan_clean(keep_runs: int, *, shared: bool = False) -> CleanPlan:
     if shared and is_url(store_address()):
         refs = (ref for kind in store.kinds() for ref in store.refs(kind))
         sizes |= {store.root / ref.path: ref.bytes for ref in refs if ref.path not in needed}
+    since = _oldest_open_run(keep_runs)
+    sizes = {folder: size for folder, size in sizes.items() if _made(folder) < since}
     size = sum(_size(run) for run in gone) + sum(sizes.values())
     note = _STAY if others_may_need else ""
     return CleanPlan(gone, sorted(sizes), size, not others_may_need, note)
+
+
+def _oldest_open_run(keep_runs: int) -> float:
+    """Return since when newest runs go on, or were killed, without a record of what they need."""
+    newest = sorted((p.parent for p in runs_folder().glob("*/config.yaml")), reverse=True)
+    begun = [
+        (run / "config.yaml").stat().st_mtime
+        for run in newest[:keep_runs]
+        if not (run / "run.json").exists()
+    ]
+    return min(begun, default=math.inf)
+
+
+def _made(folder: Path) -> float:
+    """Return when an artefact was finished; of one that is not here in full, long ago."""
+    try:
+        return (folder / MANIFEST_NAME).stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _unneeded(store: ArtifactStore, needed: set[str]) -> dict[Path, int]:

@@ -185,9 +185,13 @@ def _with_champion(
     return replace(status, data=_data(champion, line))
 
 
+def _decision(line: RunLine, language: str) -> str:
+    return str(line.languages.get(language, {}).get("decision") or "")
+
+
 def _deciding_run(champion: registry.RegisteredAdapter, lines: Sequence[RunLine]) -> RunLine | None:
-    """Return the newest run that promoted this version."""
-    for line in lines:
+    """Return the newest run that decided about this version; without one, that names it."""
+    for line in sorted(lines, key=lambda line: not _decision(line, champion.language)):
         outcome = line.languages.get(champion.language, {})
         promoted = outcome.get("status") == "promoted"
         if promoted and (outcome["model"], outcome["version"]) == (champion.name, champion.version):

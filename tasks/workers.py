@@ -27,6 +27,10 @@ from tasks.settings import compass_home, prepare_environment, tracking_uri
 _IDLE_SECONDS = 15.0
 """Time that a worker keeps its trainers for the next language."""
 _POLL_SECONDS = 0.5
+_OF_A_RUN = ("COMPASS_HOME", "COMPASS_STORE", "MLFLOW_TRACKING_URI")
+_own: dict[str, str | None] = {}
+"""What the worker itself was started with."""
+
 _RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 _idle: list[threading.Timer] = []
 
@@ -95,6 +99,9 @@ def _settle(site: Site) -> None:
     for timer in _idle:
         timer.cancel()
     _idle.clear()
+    for name in _OF_A_RUN:
+        before = _own.setdefault(name, os.environ.get(name))  # nothing of the run before
+        os.environ.pop(name, None) if before is None else os.environ.update({name: before})
     os.environ.update(dict(site.environment))
     prepare_environment()
     for name in _RUN_LOGGERS:
@@ -109,7 +116,9 @@ def travelling(error: Exception) -> Exception:
     """Return the error if it is known to survive the way back, else one that says the same."""
     if isinstance(error, CompassError) or type(error).__module__ == "builtins":
         return error
-    return RuntimeError(f"{type(error).__name__}: {error}")
+    told = RuntimeError(f"{type(error).__name__}: {error}")
+    told.__dict__["finished"] = getattr(error, "finished", {})
+    return told
 
 
 # ------------------------------------------------------------------ progress

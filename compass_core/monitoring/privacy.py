@@ -49,6 +49,11 @@ Key = bytes | tuple[bytes, ...]
 """A secret, or the secret with those that rotations added, oldest first."""
 
 
+def is_rotating(folder: Path) -> bool:
+    """Say whether a rotation under ``COMPASS_HOME/usage`` was begun and can only be finished."""
+    return (folder / ROTATION_NAME / READY_NAME).exists()
+
+
 def open_key(folder: Path, environment: Mapping[str, str]) -> Key:
     """Return the secret of a COMPASS home's hashes; it is made once, readable by its owner alone.
 
@@ -61,7 +66,7 @@ def open_key(folder: Path, environment: Mapping[str, str]) -> Key:
         StoreError: the file is damaged or lost, the secret is not the one that was used before, or
             a rotation was interrupted.
     """
-    if (folder / ROTATION_NAME / READY_NAME).exists():
+    if is_rotating(folder):
         raise StoreError(
             "Replacing the secret of hashed ids was interrupted half-way. Run `compass rotate-key "
             "--yes`, which finishes it; nothing is lost."

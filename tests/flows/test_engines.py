@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from compass_core.config import AdaptConfig, ExecutionConfig, StudyConfig
 from compass_core.config_files import dump_config
@@ -19,6 +20,7 @@ from flows import engines
 from flows.engines import check_engine, run_cells
 from tasks.limits import check_training_limit, training_slot
 from tasks.progress import watch
+from tasks.reporting import failed_outcome, name_finished
 from tasks.workers import News, open_site, travelling
 from tests.flows.conftest import GOOD, UNKNOWN, run_adapt, small_config
 from tests.real_server import PrefectServer, free_port, processes_of, wait_for
@@ -29,6 +31,14 @@ ENGINES = ["dask", pytest.param("ray", marks=pytest.mark.nightly)]
 
 def execution(**values):
     return ExecutionConfig.model_validate(values)
+
+
+def test_what_was_finished_is_named_after_the_way_back_from_a_worker():
+    error = TransientError("away", code="E94")
+    name_finished(error, {"adapter-train": {"path": "x"}})
+    back = pickle.loads(pickle.dumps(error))
+    assert failed_outcome("swh_Latn", back)["finished"] == {"adapter-train": {"path": "x"}}
+    assert (str(back), back.code) == (str(error), "E94")
 
 
 # ------------------------------------------------------------------ said before anything starts
@@ -63,7 +73,8 @@ def test_settings_that_exclude_each_other_are_refused(values):
 
 
 def test_languages_are_not_spread_over_deployments_without_a_server():
-    with pytest.raises(ConfigError, match="PREFECT_API_URL"):
+    nowhere = temporary_settings({PREFECT_API_URL: None})
+    with nowhere, pytest.raises(ConfigError, match="PREFECT_API_URL"):
         check_engine(execution(fan_out="deployments"), deployments=True)
 
 

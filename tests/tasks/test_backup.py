@@ -148,6 +148,9 @@ def test_interrupted_restore_is_begun_again(full_home, tmp_path, monkeypatch):
     home = move_to(monkeypatch, tmp_path / NEW)
     (home / ".restoring" / "store").mkdir(parents=True)
     (home / "runs").mkdir()
+    with pytest.raises(StoreError, match="is not empty"):  # something else filled it meanwhile
+        restore_backup(tmp_path / "backup", None)
+    (home / ".restored-in-part").touch()
     restore_backup(tmp_path / "backup", None)
     assert not (home / ".restoring").exists()
     assert registry.champion(NAME).version == "1"

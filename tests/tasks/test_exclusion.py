@@ -36,7 +36,9 @@ class Holder:
     """A process that holds a language until it is told to let go."""
 
     def __init__(self, language, home, **more):
-        env = os.environ | {"COMPASS_HOME": str(home), "PYTHONUNBUFFERED": "1"} | more
+        # What other tests set for Prefect, its logging too, is not for this process.
+        env = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+        env |= {"COMPASS_HOME": str(home), "PYTHONUNBUFFERED": "1"} | more
         command = [sys.executable, "-c", HOLDER, language]
         self.process = subprocess.Popen(
             command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -103,6 +103,21 @@ def test_secrets_of_the_environment_are_masked(monkeypatch):
     assert text == "x *** y *** postgresql://u:***@h/db"
 
 
+def test_text_of_an_exception_is_masked_and_cannot_fake_a_line(monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "abcd1234efgh")
+    try:
+        raise ValueError("broken abcd1234efgh\r\n12:00:00 | ERROR | fake")
+    except ValueError:
+        found = record("it failed")
+        found.exc_info = sys.exc_info()
+    Tidy().filter(found)
+    Tidy().filter(found)
+    text = logging.Formatter("%(message)s").format(found)
+    assert "abcd1234efgh" not in text
+    assert "\n12:00:00" not in text
+    assert text.count("it failed") == 1
+
+
 def test_exception_is_part_of_its_line():
     try:
         raise ValueError("broken")

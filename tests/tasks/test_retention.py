@@ -1,11 +1,13 @@
 """What a cleaning leaves: the space that usage is watched in, with its parts, and nothing older."""
 
+import os
+
 import pytest
 
 from compass_core.errors import StoreError
 from compass_core.storage import write_text
 from tasks.retention import apply_clean, keep_space, plan_clean
-from tasks.settings import open_store, usage_folder
+from tasks.settings import open_store, runs_folder, usage_folder
 
 LANGUAGE = "swh_Latn"
 
@@ -52,3 +54,16 @@ def test_nothing_is_deleted_while_a_watched_space_is_unknown(home, text):
     write_text(usage_folder(LANGUAGE) / "space.json", text)
     with pytest.raises(StoreError, match="compass monitor"):
         plan_clean(keep_runs=0)
+
+
+def test_work_of_a_run_without_a_record_yet_stays(home):
+    before = make_artefact("adapter-train", "a")
+    os.utime(open_store().root / before.path / "MANIFEST.json", (1, 1))
+    begun = runs_folder() / "20260101T000000-abcdef"
+    begun.mkdir(parents=True)
+    (begun / "config.yaml").write_text("{}")
+    os.utime(begun / "config.yaml", (1000, 1000))
+    make_artefact("adapter-train", "b")
+    assert set(plan_clean(keep_runs=1).artefacts) == folders([before])
+    (begun / "run.json").write_text("{}")
+    assert len(plan_clean(keep_runs=1).artefacts) == 2

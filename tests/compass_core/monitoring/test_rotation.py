@@ -135,3 +135,12 @@ rotation.rotate_key(Path({str(used)!r}), {{}})
     assert Forgotten(used, {}).test()("gone")
     assert (used / "usage" / CHECK_NAME).exists()
     assert (used / "usage" / CHECK_NAME).stat().st_mode & 0o077 == 0
+
+
+def test_an_id_forgotten_by_a_process_that_read_the_secret_before_stays_forgotten(used):
+    early = Forgotten(used, {})
+    assert early.test()("gone")
+    rotate_key(used, {})
+    early.add(["late"])
+    assert early.test()("gone")
+    assert Forgotten(used, {}).test()("late")
