@@ -1,6 +1,7 @@
 """One home and one Prefect API for the session; real runs, no mocks."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -24,6 +25,10 @@ from tasks.settings import prepare_environment  # noqa: E402 - see above
 prepare_environment()
 
 
+# Workers of pytest-xdist ignore Ctrl-C, and so would every process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_unconfigure():
     _HOME.cleanup()
 
@@ -37,13 +42,19 @@ def prefect_backend():
         yield
 
 
+@pytest.fixture(autouse=True)
+def _own_registry():
+    """A process stays with the registry that it used first; the next test may use another."""
+    yield
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """An empty COMPASS home of one test."""
     folder = tmp_path / "home"
     folder.mkdir()
     monkeypatch.setenv("COMPASS_HOME", str(folder))
-    # A process stays with the registry it used first; this test has one of its own.
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return folder
 
