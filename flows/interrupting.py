@@ -11,10 +11,11 @@ import sys
 import threading
 from types import FrameType
 
-from tasks.interruption import request_stop, stop_requested
+from tasks.interruption import request_stop
 
 GRACE_SECONDS = 10.0
 """Time for stages that run inside this process, and for the report to Prefect."""
+_asked = threading.Event()
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
@@ -27,8 +28,9 @@ def handle_signals() -> None:
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
     code = EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_TERMINATED
-    if stop_requested():  # the second Ctrl-C means now
+    if _asked.is_set():  # the second Ctrl-C means now
         _leave(code)
+    _asked.set()  # not `stop_requested`: Prefect ends the run first, which stops the work, too
     request_stop()
     # Not sys.stderr: the signal may have interrupted a write to it.
     os.write(2, b"\nInterrupted. Run the same command again: finished work is kept.\n")
