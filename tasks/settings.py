@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from compass_core.errors import StoreError
 from compass_core.forgotten import Forgotten
@@ -131,6 +132,12 @@ def tracking_uri() -> str:
     """
     named = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{compass_home() / 'mlflow.db'}"
     return re.sub(r"^postgres(ql)?://", "postgresql+psycopg2://", named)
+
+
+def has_credentials(address: str) -> bool:
+    """Say whether an address has a user, a password or settings, which may be secrets."""
+    parts = urlsplit(address)
+    return "@" in parts.netloc or bool(parts.query)
 
 
 def without_password(uri: str) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -22,7 +21,7 @@ from prefect.workers.utilities import get_default_base_job_template_for_infrastr
 from compass_core.errors import ConfigError
 from compass_core.strict_yaml import parse_yaml
 from compass_core.version import __version__
-from tasks.settings import compass_home
+from tasks.settings import compass_home, has_credentials
 
 POOL_TYPES = ("process", "docker", "kubernetes")
 HEARTBEAT_SECONDS = 30
@@ -119,15 +118,9 @@ def run_environment(home: str, name: str = "") -> dict[str, str]:
     }
     for variable in ("MLFLOW_TRACKING_URI", "COMPASS_STORE"):
         address = os.environ.get(variable, "")
-        if address and not _has_credentials(address):
+        if address and not has_credentials(address):
             found[variable] = address
     return found | ({DEPLOYMENT_VARIABLE: name} if name else {})
-
-
-def _has_credentials(address: str) -> bool:
-    """Say whether an address has a user, a password or settings, which may be secrets."""
-    parts = urlsplit(address)
-    return "@" in parts.netloc or bool(parts.query)
 
 
 def base_job_template(kind: PoolKind) -> dict[str, Any]:

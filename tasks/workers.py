@@ -15,14 +15,13 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from compass_core.errors import CompassError
 from tasks import progress
 from tasks.compute import close_trainers, kill_trainers
 from tasks.interruption import allow_work, request_stop
 from tasks.progress import Beat
-from tasks.settings import compass_home, prepare_environment, tracking_uri
+from tasks.settings import compass_home, has_credentials, prepare_environment, tracking_uri
 
 _IDLE_SECONDS = 15.0
 """Time that a worker keeps its trainers for the next language."""
@@ -61,15 +60,10 @@ def open_site(news: Path) -> Site:
         ("COMPASS_STORE", os.environ.get("COMPASS_STORE", "")),
         ("MLFLOW_TRACKING_URI", tracking_uri()),
     ):
-        if address and not _has_credentials(address):
+        if address and not has_credentials(address):
             found[name] = address
     quiet = not all(logging.getLogger(name).propagate for name in _RUN_LOGGERS)
     return Site(tuple(found.items()), str(news), quiet)
-
-
-def _has_credentials(address: str) -> bool:
-    parts = urlsplit(address)
-    return "@" in parts.netloc or bool(parts.query)
 
 
 @contextlib.contextmanager
