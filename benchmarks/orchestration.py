@@ -52,7 +52,7 @@ os.execv(sys.executable, [sys.executable, "-m", "prefect", "server", "start", "-
 """
 _BOOKS = {
     "find_champion",
-    "keep_lineage",
+    "settle_champion",
     "was_rolled_back",
     "register_and_promote",
     "finish_run",

@@ -37,11 +37,12 @@ from tasks.progress import beat, pieces_of_work
 from tasks.promotion import (
     decide,
     find_champion,
-    keep_lineage,
+    is_settled,
     pending_without_registry,
     read_decision,
     register_and_promote,
     registered_name,
+    settle_champion,
     was_rolled_back,
 )
 from tasks.reporting import attempt_record, name_finished
@@ -408,7 +409,8 @@ def settle(
     challenger = adapter_ref(arms[arm]["adapter"])
     if champion is not None and champion["adapter_sha256"] == challenger.sha256:
         line.artifacts["lineage"] = first_lineage(line, recipe, shared)
-        keep_lineage(line.language, name, champion, line.artifacts["lineage"])
+        if not is_settled(champion):
+            settle_champion(line.language, name, champion, line.artifacts["lineage"])
         return _known(name, serving, "promoted", f"This very adapter serves as version {serving}.")
     rolled_back = was_rolled_back(line.language, name, challenger.sha256)
     if rolled_back is not None:

@@ -64,7 +64,7 @@ def publish(key: str, markdown: str, description: str) -> None:
 
 def publish_language(outcome: Mapping[str, Any], recipe: Recipe) -> None:
     """Show one language's gap and evaluation, and say that the language is finished."""
-    report = language_report(outcome, recipe)
+    report = language_report(outcome, recipe, with_map=False)
     headline = verdict_headline(report, recipe.selection.strategy)
     slug = slug_of(report.language)
     chosen = [gap_table_markdown(report), source_table_markdown(report)]

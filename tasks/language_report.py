@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,8 @@ def failed_report(outcome: Outcome) -> LanguageReport:
     )
 
 
-def language_report(outcome: Outcome, recipe: Recipe) -> LanguageReport:
-    """Return everything the report shows about one language."""
+def language_report(outcome: Outcome, recipe: Recipe, *, with_map: bool = True) -> LanguageReport:
+    """Return everything the report shows about one language; tables need no points of the map."""
     code = outcome["language"]
     refs = _refs(outcome["artifacts"])
     facts = read_json(_folder(refs["cluster"]) / "space.json")
@@ -55,7 +56,7 @@ def language_report(outcome: Outcome, recipe: Recipe) -> LanguageReport:
         status=outcome["status"],
         arms=arms,
         clusters=_clusters(outcome, refs, selection, main),
-        points=_points(refs),
+        points=_points(refs) if with_map else [],
         source_counts=_source_counts(selection),
         health=_health(facts, refs, selection),
         health_warnings=_warnings(facts, refs, selection),
@@ -197,7 +198,9 @@ def _cluster_accuracy(
 def _points(refs: Mapping[str, ArtifactRef]) -> list[MapPoint]:
     if "map" not in refs:
         return []
-    return [MapPoint(**row) for row in read_table(_folder(refs["map"]) / "map.parquet").to_pylist()]
+    names = [field.name for field in fields(MapPoint)]
+    table = read_table(_folder(refs["map"]) / "map.parquet", names)
+    return [MapPoint(*row) for row in zip(*(table[n].to_pylist() for n in names), strict=True)]
 
 
 def _source_counts(selection: ArtifactRef) -> dict[str, dict[int, int]]:

@@ -163,6 +163,14 @@ def _of_prefect(record: logging.LogRecord) -> dict[str, str]:
     return found | ({"stage": str(stage)} if stage else {})
 
 
+class WithoutCached(logging.Filter):
+    """Drops what Prefect says of every stage that was kept: its state is on its page already."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record tells anything new."""
+        return not str(record.msg).startswith("Finished in state Cached")
+
+
 class Tidy(logging.Filter):
     """Text records: escaped, without secrets, and with language and stage in front."""
 

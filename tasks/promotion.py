@@ -16,6 +16,7 @@ from prefect.cache_policies import NO_CACHE
 
 from compass_core.adaptation.bases import base_slug
 from compass_core.adaptation.checks import check_adapter_job
+from compass_core.adapter_files import adapter_sha256
 from compass_core.config import BaseConfig, ExecutionConfig, PromotionConfig
 from compass_core.errors import RegistrationPendingError, TransientError
 from compass_core.evaluation.gate import decide as decide_gate
@@ -36,6 +37,12 @@ def configure_tracking() -> None:
     uri = tracking_uri()
     tracking.configure(uri, compass_home() / "mlartifacts")
     tracking.initialise_store(uri)
+
+
+_OF_ONE_RUN = frozenset({"prefect_flow_run_id", registry.NOTE_TAG})
+"""Tags of an attempt that say where it was made; repeated by another run it is still the same."""
+_ATTEMPT_TAG, _ATTEMPT_RUN_TAG = "attempt", "attempt_run"
+"""On a version that did not pass: the attempt that was told in full last, and its run."""
 
 
 def registered_name(base_name: str, base: ModelRef, language: str) -> str:
@@ -102,23 +109,41 @@ def find_champion(language: str, name: str) -> dict[str, str] | None:
         "adapter_sha256": champion.adapter_sha256,
         "path": str(folder),
         "lineage": champion.tags.get(LINEAGE_TAG, ""),
+        "half_moved": "yes" if registry.CHALLENGER in champion.aliases else "",
     }
 
 
+def is_settled(champion: dict[str, str]) -> bool:
+    """Return whether nothing is left to do for a champion: see `settle_champion`."""
+    return not champion["half_moved"] and _has_lineage(champion)
+
+
+def _has_lineage(champion: dict[str, str]) -> bool:
+    named = champion["lineage"]
+    return bool(named) and open_store().find("lineage", named) is not None
+
+
 @task(
-    name="keep-lineage",
-    task_run_name="keep-lineage-{language}",
+    name="settle-champion",
+    task_run_name="settle-champion-{language}",
     cache_policy=NO_CACHE,
     retries=RETRIES,
     retry_delay_seconds=RETRY_DELAYS_SECONDS,
     retry_condition_fn=retry_if_transient,
 )
-def keep_lineage(language: str, name: str, champion: dict[str, str], lineage: ArtifactRef) -> None:
-    """Name what the champion stands on where its version does not say so, or says what is gone."""
-    named = champion["lineage"]
-    if not named or open_store().find("lineage", named) is None:
-        configure_tracking()
-        registry.set_version_tags(name, champion["version"], {LINEAGE_TAG: lineage.fingerprint})
+def settle_champion(
+    language: str, name: str, champion: dict[str, str], lineage: ArtifactRef
+) -> None:
+    """Finish a promotion that was interrupted, and name what the champion stands on.
+
+    The lineage is written where the version does not say it, or names what is gone.
+    """
+    configure_tracking()
+    version = champion["version"]
+    if champion["half_moved"]:
+        registry.promote(name, version, expected_champion=version)
+    if not _has_lineage(champion):
+        registry.set_version_tags(name, version, {LINEAGE_TAG: lineage.fingerprint})
 
 
 @task(
@@ -203,6 +228,9 @@ def register_and_promote(
     """
     configure_tracking()
     identity = fingerprint(name, attempt["params"], attempt["metrics"], verdict["champion"] or "")
+    known = None if verdict["promote"] else _kept_before(name, identity, attempt, verdict)
+    if known is not None:
+        return known
     run_id = tracking.start_run(
         attempt["experiment"],
         attempt["run_name"],
@@ -233,19 +261,45 @@ def register_and_promote(
         version,
         promote=verdict["promote"],
         reasons=verdict["reasons"],
-        tags=attempt["tags"],
+        tags=_version_tags(attempt),
     )
     fault_point("promote.judged", language)
     registry.set_challenger(name, version)
+    # Before the champion moves: a later run that finds it in service looks no further.
+    tracking.finish_run(run_id)
     if verdict["promote"]:
         registry.promote(name, version, expected_champion=verdict["champion"])
+    else:
+        told = {_ATTEMPT_TAG: identity, _ATTEMPT_RUN_TAG: run_id}
+        registry.set_version_tags(name, version, told)
     fault_point("promote.moved", language)
-    tracking.finish_run(run_id)
     return {
         "run_id": run_id,
         "version": version,
         "status": "promoted" if verdict["promote"] else "kept",
     }
+
+
+def _kept_before(
+    name: str, identity: str, attempt: dict[str, Any], verdict: dict[str, Any]
+) -> dict[str, str] | None:
+    """Return what this very attempt came to when it was told before; None if anything is new."""
+    version = registry.challenger(name)
+    if version is None or version.tags.get(_ATTEMPT_TAG) != identity:
+        return None
+    if version.adapter_sha256 != adapter_sha256(Path(attempt["adapter"])):
+        return None
+    told = {tag: value for tag, value in _version_tags(attempt).items() if tag not in _OF_ONE_RUN}
+    if not registry.says_verdict(version, promote=False, reasons=verdict["reasons"], tags=told):
+        return None
+    run_id = version.tags[_ATTEMPT_RUN_TAG]
+    return {"run_id": run_id, "version": version.version, "status": "kept"}
+
+
+def _version_tags(attempt: dict[str, Any]) -> dict[str, Any]:
+    """Return the tags of an attempt's version, with its scores: who asks them reads no run."""
+    scores = {name: attempt["metrics"].get(name) for name in registry.SCORE_TAGS}
+    return attempt["tags"] | {name: v for name, v in scores.items() if v is not None}
 
 
 def _log_attempt(run_id: str, attempt: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ from tasks.registry_reading import (
     OVER_TAG,
     PREVIOUS,
     ROLLED_BACK_TAG,
+    SCORE_TAGS,
     SHA_TAG,
     SINCE_TAG,
     VERDICT_TAG,
@@ -50,6 +51,10 @@ from tasks.registry_reading import (
 )
 
 __all__ = [
+    "CHALLENGER",
+    "CHAMPION",
+    "NOTE_TAG",
+    "SCORE_TAGS",
     "RegisteredAdapter",
     "Serving",
     "by_alias",
@@ -63,6 +68,7 @@ __all__ = [
     "record_verdict",
     "register_adapter",
     "rollback",
+    "says_verdict",
     "set_challenger",
     "set_version_tags",
     "versions",
@@ -200,12 +206,29 @@ def record_verdict(
     tags: Mapping[str, Any] | None = None,
 ) -> None:
     """Keep the gate's decision and its reasons as tags of the version."""
-    values = {
+    set_version_tags(name, version, _verdict_tags(promote, reasons, tags))
+
+
+def says_verdict(
+    version: RegisteredAdapter,
+    *,
+    promote: bool,
+    reasons: Sequence[str],
+    tags: Mapping[str, Any] | None = None,
+) -> bool:
+    """Return whether `record_verdict` with these values would change nothing."""
+    wanted = _tag_values(_verdict_tags(promote, reasons, tags))
+    return all(version.tags.get(key) == value for key, value in wanted.items())
+
+
+def _verdict_tags(
+    promote: bool, reasons: Sequence[str], tags: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    return {
         GATE_TAG: "passed" if promote else "failed",
         VERDICT_TAG: "; ".join(reasons),
         **(tags or {}),
     }
-    set_version_tags(name, version, values)
 
 
 def set_version_tags(name: str, version: str, tags: Mapping[str, Any]) -> None:

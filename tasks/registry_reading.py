@@ -26,6 +26,8 @@ VERDICT_TAG = "verdict"
 ROLLED_BACK_TAG = "rolled_back"
 SINCE_TAG = "serving_since"
 """When a version last came into service, ISO 8601."""
+SCORE_TAGS = ("accuracy", "accuracy_low", "accuracy_high")
+"""Accuracy that a version was judged by, with its interval; versions from before have none."""
 NO_CHAMPION = "base"
 """Value of `OVER_TAG` for the first champion: before it, the base alone served."""
 
@@ -67,6 +69,11 @@ class RegisteredAdapter:
     def rolled_back(self) -> bool:
         """Whether it was champion once and was taken out of service."""
         return self.tags.get(ROLLED_BACK_TAG) == "true"
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Accuracy and its interval as far as the version names them, in [0, 1]."""
+        return {name: float(self.tags[name]) for name in SCORE_TAGS if name in self.tags}
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ from tasks.lineage import LINEAGE_TAG
 from tasks.logs import note_run
 from tasks.migrations import require_readable
 from tasks.registry_reading import NOTE_TAG
+from tasks.run_index import keep_line
 from tasks.settings import (
     compass_home,
     open_catalog,
@@ -241,6 +242,7 @@ def finish_run(
     write_text(run.folder / "report.html", render_report(page))
     write_text(run.folder / "summary.txt", summary_text(page, run.folder, estimates))
     write_text(runs_folder() / "LAST", run.run_id + "\n")
+    keep_line(run.folder, record, page)
     write_index()
     try:
         open_catalog().extend(run.folder / "run.json")

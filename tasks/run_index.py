@@ -17,7 +17,7 @@ from typing import Any
 
 from compass_core.errors import CompassError
 from compass_core.report import data as report_data
-from compass_core.report.data import RunSummary
+from compass_core.report.data import RunReport, RunSummary
 from compass_core.report.markup import elapsed
 from compass_core.storage import read_json, write_json
 from tasks.settings import runs_folder
@@ -75,6 +75,11 @@ def run_lines(*, rebuild: bool = False) -> list[RunLine]:
     return found
 
 
+def keep_line(folder: Path, record: Mapping[str, Any], shown: RunReport | None) -> None:
+    """Write the line of a run that just ended, so that its files need not be read for it."""
+    _write(folder, _made(folder, record, shown))
+
+
 def _line(folder: Path, *, rebuild: bool) -> RunLine:
     if not rebuild:
         with contextlib.suppress(*_PROBLEMS):
@@ -82,19 +87,20 @@ def _line(folder: Path, *, rebuild: bool) -> RunLine:
             if values.pop("version") == _VERSION:
                 page = values.pop("page")
                 return RunLine(**values, page=RunSummary(**page) if page else None)
-    line = _made(folder)
-    with contextlib.suppress(CompassError, OSError):  # a home that is only read works as well
-        write_json(folder / _NAME, {"version": _VERSION, **asdict(line)})
+    report = folder / "report.json"
+    shown = report_data.from_json(report.read_text("utf-8")) if report.is_file() else None
+    line = _made(folder, read_json(folder / "run.json"), shown)
+    _write(folder, line)
     return line
 
 
-def _made(folder: Path) -> RunLine:
-    record = read_json(folder / "run.json")
-    report = folder / "report.json"
-    page = None
-    if report.is_file():
-        shown = report_data.from_json(report.read_text(encoding="utf-8"))
-        page = report_data.summarise_run(shown, f"{folder.name}/report.html")
+def _write(folder: Path, line: RunLine) -> None:
+    with contextlib.suppress(CompassError, OSError):  # a home that is only read works as well
+        write_json(folder / _NAME, {"version": _VERSION, **asdict(line)})
+
+
+def _made(folder: Path, record: Mapping[str, Any], shown: RunReport | None) -> RunLine:
+    page = report_data.summarise_run(shown, f"{folder.name}/report.html") if shown else None
     return RunLine(
         run_id=str(record["run_id"]),
         flow=str(record["flow"]),

@@ -8,6 +8,7 @@ language is told in its place and hides no other.
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -113,7 +114,9 @@ def _serving(
 
 
 def _metrics(serving: Sequence[registry.Serving]) -> dict[str, dict[str, float]]:
-    runs = [entry.champion.run_id for entry in serving if entry.champion is not None]
+    """Return the scores of the champions' runs where the versions do not name them."""
+    champions = [entry.champion for entry in serving if entry.champion is not None]
+    runs = [champion.run_id for champion in champions if not champion.scores]
     return metrics_of_runs(runs) if runs else {}
 
 
@@ -156,7 +159,7 @@ def _with_champion(
     champion = entry.champion
     if champion is None:
         return status
-    metrics = sources.metrics.get(champion.run_id, {})
+    scores = champion.scores or sources.metrics.get(champion.run_id, {})
     trained = datetime.fromtimestamp(champion.created / 1000, UTC).isoformat(timespec="seconds")
     status = replace(
         status,
@@ -168,9 +171,9 @@ def _with_champion(
         verdict=champion.tags.get(VERDICT_TAG, ""),
         strategy=champion.tags.get("strategy", ""),
         licences=champion.tags.get("licences", ""),
-        accuracy=metrics.get("accuracy"),
-        accuracy_low=metrics.get("accuracy_low"),
-        accuracy_high=metrics.get("accuracy_high"),
+        accuracy=scores.get("accuracy"),
+        accuracy_low=scores.get("accuracy_low"),
+        accuracy_high=scores.get("accuracy_high"),
     )
     line = _deciding_run(champion, sources.lines)
     if line is not None:
@@ -226,13 +229,18 @@ def _data(champion: registry.RegisteredAdapter, line: RunLine | None) -> list[Da
     ]
 
 
-def _sources(line: RunLine) -> dict[str, str]:
+def _sources(line: RunLine) -> Mapping[str, str]:
     """Return where each body of data came from, as the run's configuration says."""
+    return _sources_named(runs_folder() / line.run_id / "config.yaml")
+
+
+@functools.lru_cache(256)
+def _sources_named(path: Path) -> Mapping[str, str]:
+    """Return what a run's configuration says, which never changes and all its languages share."""
     import yaml
 
     with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
-        text = (runs_folder() / line.run_id / "config.yaml").read_text(encoding="utf-8")
-        data = (yaml.safe_load(text) or {}).get("data") or {}
+        data = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("data") or {}
         roles = ("usage", "coverage", "test", "pool")
         if data.get("kind", "starter") == "starter":
             return dict.fromkeys(roles, "starter")

@@ -74,16 +74,18 @@ def load(
 
 def plain(value: Any) -> Any:
     """Return `value` as JSON values: keys as text, unmeasured numbers as ``None``."""
+    # The order is that of their numbers: a report holds some hundred thousand numbers and texts.
     if isinstance(value, (str, int)) or value is None:
         return value
-    if dataclasses.is_dataclass(value):
-        return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    names = getattr(type(value), "__dataclass_fields__", None)
+    if names is not None:
+        return {name: plain(getattr(value, name)) for name in names}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
     return value
 
 

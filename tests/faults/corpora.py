@@ -8,10 +8,10 @@ LANGUAGES = ("sw", "tr", "yo", "ha", "zu", "ig")
 CODES = ("swh_Latn", "tur_Latn", "yor_Latn", "hau_Latn", "zul_Latn", "ibo_Latn")
 ROLES = ("usage", "coverage", "pool", "test")
 WORDS = ("river", "market", "music", "school", "doctor", "train", "garden", "winter")
-STAGES = ("ingest", "check", "embed", "cluster", "gap-score", "sample", "adapter-train")
-STAGES += ("evaluate", "locate", "map", "decision", "lineage")
+STAGES = ("ingest", "check-corpora", "embed", "cluster", "gap-score", "sample")
+STAGES += ("adapter-train", "evaluate", "locate", "map", "decision", "lineage")
 """Every stage of a language that leaves an artefact."""
-GAPS = ("run", "logged", "uploaded", "registered", "judged", "previous", "champion", "moved")
+GAPS = ("run", "logged", "uploaded", "registered", "judged", "previous", "champion")
 """Every gap between two writes to the registry."""
 
 

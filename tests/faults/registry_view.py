@@ -5,15 +5,16 @@ from tasks.promotion import configure_tracking
 
 
 def view():
-    """Return, by model: its versions with their hash, its champion, and how many runs there are."""
+    """Return, by model: its versions with their hash, champion and challenger, and how many runs there are."""
     configure_tracking()
     client = tracking.client()
     found = {}
     for model in client.search_registered_models():
-        champion = registry.champion(model.name)
+        champion, challenger = registry.champion(model.name), registry.challenger(model.name)
         found[model.name] = {
             "versions": {v.version: v.adapter_sha256 for v in registry.versions(model.name)},
             "champion": champion.version if champion else None,
+            "challenger": challenger.version if challenger else None,
         }
     runs = [
         run.info.status

@@ -34,8 +34,9 @@ def kill_in_turn(bench, points):
 @pytest.mark.nightly
 def test_run_killed_in_training_and_in_registration_goes_on_from_there(bench):
     bench.write()
-    codes = kill_in_turn(bench, ["adapter-train.built", "promote.uploaded", "promote.previous"])
-    assert codes == [-9, -9, -9, 0]
+    points = ("adapter-train.built", "promote.uploaded", "promote.previous", "promote.moved")
+    codes = kill_in_turn(bench, points)
+    assert codes == [-9, -9, -9, -9, 0]
     view = bench.serving()
     (model,) = view["models"].values()
     assert (list(model["versions"]), model["champion"]) == (["1"], "1")
