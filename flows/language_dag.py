@@ -6,11 +6,13 @@ promote ◄─ decide ◄─┘
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from prefect import Task
 from prefect.transactions import CommitMode, transaction
 
 from compass_core.config import Recipe, SelectionConfig
@@ -46,6 +48,7 @@ from tasks.promotion import (
     was_rolled_back,
 )
 from tasks.reporting import attempt_record, name_finished
+from tasks.retries import with_retries
 from tasks.selection import draw_map, gap_score, gap_settings, sample
 from tasks.spaces import cluster
 from tasks.training import adapter_ref, train_adapter
@@ -85,15 +88,19 @@ class Line:
         """Run one stage, keep its artefact under `name`, and report progress.
 
         The stage commits when it ends: its record is written and its lock is free, whatever becomes
-        of the task around it.
+        of the task around it. Small helpers of the stages (`tasks.caching.part`) are no task runs:
+        a task run costs more than finding what one of them made, and 42 languages have hundreds.
         """
         go_on_or_raise()
         beat(self.language, name, "running")
         started, before = time.monotonic(), pieces_of_work()
         try:
             fault_point(f"{name.split(maxsplit=1)[0]}.start", self.language)
-            with transaction(commit_mode=CommitMode.EAGER):
-                ref = as_ref(stage_task(**as_it_is(params)))
+            if isinstance(stage_task, Task):
+                with transaction(commit_mode=CommitMode.EAGER):
+                    ref = as_ref(stage_task(**as_it_is(params)))
+            else:
+                ref = with_retries(functools.partial(stage_task, **params))
         except BaseException:
             if not stop_requested():
                 beat(self.language, name, "failed")

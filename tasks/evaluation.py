@@ -13,7 +13,7 @@ from compass_core.evaluation.groups import covered_items
 from compass_core.records import ArtifactRef
 from compass_core.selection.space import locate as locate_in_space
 from compass_core.storage import Draft, read_array, read_table, write_array, write_json
-from tasks.caching import ModelRef, stage
+from tasks.caching import ModelRef, part, stage
 from tasks.compute import run_job
 from tasks.settings import open_store
 
@@ -48,7 +48,7 @@ def evaluate(
     write_json(draft.folder / "metrics.json", facts)
 
 
-@stage("locate", 1)
+@part("locate", 1)
 def locate(
     draft: Draft,
     language: str,

@@ -47,7 +47,7 @@ from compass_core.storage import (
     write_json,
     write_table,
 )
-from tasks.caching import ModelRef, stage
+from tasks.caching import ModelRef, part, stage
 from tasks.pools import open_sketch
 from tasks.preflight import check_training
 from tasks.settings import compass_home, is_forgotten, open_store
@@ -318,7 +318,7 @@ def _starter_rows(language: str, role: str, data: StarterData, seed: int) -> pa.
     return examples_to_table(getattr(split, role))
 
 
-@stage("check-corpora", 2)
+@part("check-corpora", 2)
 def check_corpora(
     draft: Draft,
     language: str,

@@ -299,7 +299,7 @@ def _kept_before(
 def _version_tags(attempt: dict[str, Any]) -> dict[str, Any]:
     """Return the tags of an attempt's version, with its scores: who asks them reads no run."""
     scores = {name: attempt["metrics"].get(name) for name in registry.SCORE_TAGS}
-    return attempt["tags"] | {name: v for name, v in scores.items() if v is not None}
+    return {**attempt["tags"], **{name: v for name, v in scores.items() if v is not None}}
 
 
 def _log_attempt(run_id: str, attempt: dict[str, Any]) -> None:

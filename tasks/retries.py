@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
 from compass_core.errors import TransientError
 
+T = TypeVar("T")
 RETRIES = 2
 RETRY_DELAYS_SECONDS = [2.0, 20.0]
 
@@ -17,3 +20,13 @@ def retry_if_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) 
     """Retry what the outside world did to us; never what the caller must fix."""
     failure = state.result(raise_on_failure=False)
     return isinstance(failure, TransientError)
+
+
+def with_retries(call: Callable[[], T]) -> T:
+    """Return what `call` returns; repeat what may pass as often as a task is repeated."""
+    for delay in RETRY_DELAYS_SECONDS[:RETRIES]:
+        try:
+            return call()
+        except TransientError:
+            time.sleep(delay)
+    return call()

@@ -29,7 +29,7 @@ from compass_core.storage import (
     write_json,
     write_table,
 )
-from tasks.caching import ModelRef, stage
+from tasks.caching import ModelRef, part, stage
 from tasks.pools import Corpus, open_pool, open_sketch, open_sketches, pool_shards
 from tasks.settings import open_store
 from tasks.spaces import open_means, open_own, open_places, own_vectors, pool_vectors
@@ -217,7 +217,7 @@ def _clusters(problem: SelectionProblem, chosen: Selection, labels: list[str]) -
     return table
 
 
-@stage("map", 2, libraries=("scikit-learn", "numpy"))
+@part("map", 2, libraries=("scikit-learn", "numpy"))
 def draw_map(
     draft: Draft,
     language: str,

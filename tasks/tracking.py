@@ -130,6 +130,8 @@ def _switch_to(wanted: _Connection) -> None:
     os.environ["MLFLOW_REGISTRY_URI"] = wanted.tracking_uri
     for noisy in ("mlflow", "alembic", "alembic.runtime.migration"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # It prints a traceback of a locked database, whose error is raised and told by us.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     import mlflow
 
     mlflow.set_tracking_uri(wanted.tracking_uri)

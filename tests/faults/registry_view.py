@@ -5,7 +5,7 @@ from tasks.promotion import configure_tracking
 
 
 def view():
-    """Return, by model: its versions with their hash, champion and challenger, and how many runs there are."""
+    """Return, by model, its versions with their hash and its aliases; and how every run ended."""
     configure_tracking()
     client = tracking.client()
     found = {}

@@ -94,7 +94,7 @@ def test_database_of_the_server_locked_for_a_while_only_delays_what_it_shows(ben
     bench.write()
     run = bench.begin()
     ended.append(run)
-    wait_for(lambda: list(bench.home.glob("store/check/*/MANIFEST.json")), "the check", 240)
+    wait_for(lambda: list(bench.home.glob("store/check-corpora/*/MANIFEST.json")), "the check", 240)
     with sqlite_held(server.folder / "prefect" / "prefect.db"):
         time.sleep(15)
     assert run.wait(400) == 0, bench.said()

@@ -32,8 +32,8 @@ def corpus(name, texts, language="swh_Latn"):
 def notes_of(**texts):
     refs = {role: corpus(role, rows) for role, rows in texts.items()}
     pool = corpus("pool", ["A row of another language."], "tur_Latn")
-    found = check_corpora.fn(language="swh_Latn", pool=[pool], **refs)
-    return read_json(open_store().root / found["path"] / "notes.json")
+    found = check_corpora(language="swh_Latn", pool=[pool], **refs)
+    return read_json(open_store().root / found.path / "notes.json")
 
 
 pytestmark = pytest.mark.usefixtures("home")

@@ -46,7 +46,12 @@ def tell(what, reasons=("no better",), *, promote=False):
 def n_writes(monkeypatch):
     """Count what is written to the registry from now on."""
     written = []
-    for method in ("set_model_version_tag", "set_registered_model_alias", "log_batch", "create_run"):
+    for method in (
+        "set_model_version_tag",
+        "set_registered_model_alias",
+        "log_batch",
+        "create_run",
+    ):
         plain = getattr(tracking.client(), method)
 
         def call(self, *args, plain=plain, **kwargs):
