@@ -33,6 +33,12 @@ from tasks.reporting import failed_outcome
 
 _LOG = logging.getLogger(__name__)
 _POLL_SECONDS = 2.0
+_RUNS_PER_QUESTION = 100
+"""Fewer than the server gives at most (200)."""
+_STARTS = 3
+"""The automation starts a crashed run again until it was started so often."""
+_COMES_BACK_SECONDS = 120.0
+"""It does so 60 seconds after the crash."""
 _STAGE = "run"
 
 
@@ -102,24 +108,32 @@ class _Flight:
         client: Of the server.
         runs: By language, the child's run.
         told: By language, the name of its state that was told last.
+        crashed: By language, when its process was first seen to have died (monotonic seconds).
     """
 
     client: SyncPrefectClient
     runs: dict[str, UUID] = field(default_factory=dict)
     told: dict[str, str] = field(default_factory=dict)
+    crashed: dict[str, float] = field(default_factory=dict)
 
-    def poll(self) -> dict[str, FlowRun]:
-        """Return the children that ended; tell what changed. A server away is waited for."""
-        wanted = FlowRunFilter(id=FlowRunFilterId(any_=list(self.runs.values())))
+    def poll(self) -> dict[str, FlowRun | None]:
+        """Return the children that ended, None for one that was deleted; tell what changed.
+
+        A server that is away is waited for. So is a child whose process died: the automation
+        `compass-retry-crashed` starts it again, and its outcome is then the one that counts.
+        """
         try:
-            found = {run.id: run for run in self.client.read_flow_runs(flow_run_filter=wanted)}
+            found = self._read()
         except (httpx.HTTPError, PrefectException) as error:
             _LOG.warning("The Prefect server does not answer: %s", error)
             return {}
-        ended = {}
+        ended: dict[str, FlowRun | None] = {}
         for language, run_id in list(self.runs.items()):
             run = found.get(run_id)
-            if run is None or run.state is None:
+            if run is None:
+                ended[language] = None
+                continue
+            if run.state is None or self._may_come_back(language, run, run.state):
                 continue
             if run.state.is_final():
                 ended[language] = run
@@ -127,6 +141,25 @@ class _Flight:
                 self.told[language] = run.state.name or ""
                 beat(language, _STAGE, "running", detail=self.told[language])
         return ended
+
+    def _read(self) -> dict[UUID, FlowRun]:
+        ids = list(self.runs.values())
+        found: dict[UUID, FlowRun] = {}
+        for first in range(0, len(ids), _RUNS_PER_QUESTION):
+            wanted = FlowRunFilterId(any_=ids[first : first + _RUNS_PER_QUESTION])
+            runs = self.client.read_flow_runs(flow_run_filter=FlowRunFilter(id=wanted))
+            found |= {run.id: run for run in runs}
+        return found
+
+    def _may_come_back(self, language: str, run: FlowRun, state: State[Any]) -> bool:
+        if not state.is_crashed() or not 1 <= run.run_count < _STARTS:
+            self.crashed.pop(language, None)
+            return False
+        since = self.crashed.setdefault(language, time.monotonic())
+        if self.told.get(language) != state.name:
+            self.told[language] = state.name or ""
+            beat(language, _STAGE, "running", detail="crashed; it may be started again")
+        return time.monotonic() - since < _COMES_BACK_SECONDS
 
     def cancel(self) -> None:
         """Ask the server to stop what is still under way."""
@@ -206,22 +239,26 @@ def _create(config: AdaptConfig, name: str, language: str, key: str) -> FlowRun:
     return cast(FlowRun, run)
 
 
-def _outcome(language: str, run: FlowRun) -> dict[str, Any]:
+def _outcome(language: str, run: FlowRun | None) -> dict[str, Any]:
     """Return what a child left; one that left nothing, such as a crashed one, has failed."""
-    outcome = read_outcome(run.id, run.run_count)
+    outcome = read_outcome(run.id, run.run_count) if run is not None else None
     if outcome is None:
-        state = run.state
-        said = f"{state.name}: {state.message}" if state is not None else "no state"
-        outcome = failed_outcome(
-            language,
-            CompassError(
-                f"The run {run.name} left no outcome; it ended as {said}. Run it again: finished "
-                f"work is kept (flow run {run.id}).",
-                code="E96",
-            ),
-        )
+        outcome = failed_outcome(language, CompassError(_no_outcome(language, run), code="E96"))
     if outcome["status"] == "failed":
         beat(language, _STAGE, "failed", detail=outcome["error"])
     else:
         beat(language, _STAGE, "done", 1.0, outcome["status"])
     return outcome
+
+
+def _no_outcome(language: str, run: FlowRun | None) -> str:
+    if run is None:
+        return (
+            f"The run of {language} was deleted while it was waited for. Run it again: finished "
+            "work is kept."
+        )
+    said = f"{run.state.name}: {run.state.message}" if run.state is not None else "no state"
+    return (
+        f"The run {run.name} left no outcome; it ended as {said}. Run it again: finished work is "
+        f"kept (flow run {run.id})."
+    )
