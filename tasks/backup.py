@@ -30,6 +30,7 @@ from compass_core.monitoring.privacy import (
     open_key,
     read_links,
 )
+from compass_core.monitoring.rotation import no_rotation
 from compass_core.storage import MANIFEST_NAME
 from compass_core.version import __version__
 from tasks.migrations import HOME_FILE
@@ -95,10 +96,7 @@ def make_backup(target: Path, now: datetime) -> Snapshot:
     resolved = target.expanduser().resolve()
     if resolved == home or home in resolved.parents:
         raise StoreError(f"{target} lies inside {home}. Name a folder elsewhere, on another disk.")
-    if is_rotating(home / "usage"):
-        raise StoreError(
-            "A rotation of the secret was interrupted. Run `compass rotate-key` first."
-        )
+    _require_no_rotation(home)
     folder = BackupFolder(resolved)
     folder.create()
     copy = _Copy(folder, home)
@@ -106,9 +104,11 @@ def make_backup(target: Path, now: datetime) -> Snapshot:
     with file_lock(locks / "clean.lock", timeout_seconds=_CLEAN_SECONDS):
         _copy_registry(copy)
         _copy_folder(copy, home / "runs", "runs")
-        _copy_usage(copy)
+        with no_rotation(home, timeout_seconds=_MONITOR_SECONDS):
+            _require_no_rotation(home)
+            _copy_usage(copy)
+            copy.add(home / FORGOTTEN, FORGOTTEN)
         _copy_store(copy)
-    copy.add(home / FORGOTTEN, FORGOTTEN)
     copy.add(home / HOME_FILE, HOME_FILE)
     snapshot = Snapshot(
         name=snapshot_name(now),
@@ -120,6 +120,13 @@ def make_backup(target: Path, now: datetime) -> Snapshot:
     )
     folder.finish(snapshot)
     return snapshot
+
+
+def _require_no_rotation(home: Path) -> None:
+    if is_rotating(home / "usage"):
+        raise StoreError(
+            "A rotation of the secret was interrupted. Run `compass rotate-key` first."
+        )
 
 
 def copy_key(target: Path) -> None:

@@ -40,6 +40,7 @@ _SECRET_BYTES = 32
 _COLUMNS = ("record_key", "user_key", "session_key", "text_key")
 _FORGOTTEN = "forgotten"
 _LOCK_SECONDS = 60.0
+_LOCK_NAME = ".rotation.lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +92,22 @@ def rotate_key(home: Path, environment: Mapping[str, str]) -> Rotation:
 
 
 @contextlib.contextmanager
+def no_rotation(home: Path, *, timeout_seconds: float) -> Iterator[None]:
+    """Keep the secret of `home` as it is: hashes of several languages are read as one whole.
+
+    Raises:
+        StoreError: a rotation or a back-up held the lock for longer than `timeout_seconds`.
+    """
+    (home / "usage").mkdir(parents=True, exist_ok=True)
+    with file_lock(home / "usage" / _LOCK_NAME, timeout_seconds=timeout_seconds):
+        yield
+
+
+@contextlib.contextmanager
 def _alone(home: Path) -> Iterator[None]:
     """Hold the locks of every language and of the list of forgotten ids."""
     with contextlib.ExitStack() as stack:
+        stack.enter_context(no_rotation(home, timeout_seconds=_LOCK_SECONDS))
         for folder in sorted(path.parent for path in home.glob("usage/*/observations")):
             for name in ("monitor.lock", "observations.lock"):
                 stack.enter_context(file_lock(folder / name, timeout_seconds=_LOCK_SECONDS))

@@ -12,10 +12,11 @@ import pytest
 from compass_core.errors import StoreError
 from compass_core.files import read_json, write_json, write_text
 from compass_core.forgotten import Forgotten
+from compass_core.monitoring import rotation
 from compass_core.monitoring.privacy import open_key
 from compass_core.monitoring.rotation import rotate_key
 from compass_core.storage import ArtifactStore
-from tasks import registry, tracking
+from tasks import backup, registry, tracking
 from tasks.backup import copy_key, make_backup, restore_backup
 from tasks.migrations import (
     HOME_VERSION,
@@ -119,6 +120,22 @@ def test_rotated_secret_comes_back_with_its_chain(full_home, tmp_path, monkeypat
     home = move_to(monkeypatch, tmp_path / NEW)
     restore_backup(tmp_path / "backup", tmp_path / "key")
     assert Forgotten(home, {}).test()("gone")
+
+
+def test_secret_stays_as_it_is_while_hashes_are_copied(full_home, tmp_path, monkeypatch):
+    monkeypatch.setattr(rotation, "_LOCK_SECONDS", 0.1)
+    plain, told = backup._copy_usage, []
+
+    def copy_usage(copy):
+        with pytest.raises(StoreError) as error:
+            rotate_key(full_home, {})
+        told.append(str(error.value))
+        plain(copy)
+
+    monkeypatch.setattr(backup, "_copy_usage", copy_usage)
+    make_backup(tmp_path / "backup", NOW)
+    assert "rotation.lock" in told[0]
+    rotate_key(full_home, {})
 
 
 def test_older_backup_brings_no_forgotten_id_back(full_home, tmp_path, monkeypatch):
