@@ -37,6 +37,7 @@ from tasks.settings import (
     tracking_uri,
     without_password,
 )
+from tasks.tracking_schema import copy_database, copy_of_schema
 
 HOME_FILE = "HOME.json"
 HOME_VERSION = 1
@@ -178,16 +179,15 @@ def _bring_up(state: PartState, home: Path, copies: Path) -> Iterator[str]:
         found = open_catalog().rebuild()
         yield f"built anew from {found.n_artifacts} artefacts and {found.n_runs} runs"
     elif state.name == "MLflow":
-        database = _sqlite_file(tracking_uri())
-        if database is not None:
-            _copy_database(database, copies / database.name)
-            yield f"copied to {copies / database.name}"
         from tasks import tracking
 
-        tracking.configure(tracking_uri(), home / "mlartifacts")
+        tracking.configure(tracking_uri(), home / "mlartifacts")  # copies a file before
         yield f"{state.found} to {state.wanted}"
+        database = _sqlite_file(tracking_uri())
+        if database is not None:
+            yield f"copied to {copy_of_schema(database, state.found)}"
     else:
-        _copy_database(home / "prefect" / "prefect.db", copies / "prefect.db")
+        copy_database(home / "prefect" / "prefect.db", copies / "prefect.db")
         _prefect_upgrade()
         yield f"{state.found} to {state.wanted}, copied to {copies / 'prefect.db'}"
 
@@ -205,15 +205,6 @@ def _copy(path: Path, target: Path) -> None:
     elif path.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target)
-
-
-def _copy_database(path: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        contextlib.closing(sqlite3.connect(path, timeout=60)) as source,
-        contextlib.closing(sqlite3.connect(target)) as copy,
-    ):
-        source.backup(copy)
 
 
 def _write_version(home: Path) -> None:

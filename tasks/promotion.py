@@ -34,14 +34,12 @@ from tasks.settings import compass_home, open_store, tracking_uri
 
 def configure_tracking() -> None:
     """Point this process at the MLflow store and create its schema once."""
-    uri = tracking_uri()
-    tracking.configure(uri, compass_home() / "mlartifacts")
-    tracking.initialise_store(uri)
+    tracking.configure(tracking_uri(), compass_home() / "mlartifacts")
 
 
 _OF_ONE_RUN = frozenset({"prefect_flow_run_id", registry.NOTE_TAG})
 """Tags of an attempt that say where it was made; repeated by another run it is still the same."""
-_ATTEMPT_TAG, _ATTEMPT_RUN_TAG = "attempt", "attempt_run"
+_ATTEMPT_TAG, _ATTEMPT_RUN_TAG = tracking.ATTEMPT_TAG, "compass.attempt_run"
 """On a version that did not pass: the attempt that was told in full last, and its run."""
 
 

@@ -9,7 +9,6 @@ quickly. Cost of the choice: nothing of MLflow's fluent interface (autologging, 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import math
@@ -22,9 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from compass_core.errors import CompassError, InputError, StoreError, TransientError
-from compass_core.storage import file_lock
-from tasks.settings import without_password
+from compass_core.errors import InputError, TransientError
+from tasks.tracking_schema import initialise_store
 
 EXPERIMENT_KIND = "custom_model_development"
 """Tag value that gives the MLflow interface its training layout."""
@@ -36,9 +34,6 @@ MAX_TAG_LENGTH = 4_000
 MAX_DIGEST_LENGTH = 36
 _PARAMS_PER_BATCH = 100
 _METRICS_PER_BATCH = 1_000
-_INITIALISE_TIMEOUT_SECONDS = 300.0
-_SCHEMA_KEY = 0x434F4D50
-"""Any number that nobody else locks in the same database."""
 _RESERVED_COLUMNS = ("step", "seconds")
 _LANGUAGE = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
 _UNSAFE_KEY = re.compile(r"[^0-9A-Za-z_\-. /]")
@@ -93,7 +88,6 @@ class _Connection:
 
 
 _mutex = threading.Lock()
-_initialised: set[str] = set()
 _connections: list[_Connection] = []
 
 
@@ -118,7 +112,7 @@ def configure(tracking_uri: str, artifact_root: Path) -> None:
         if _connections != [wanted]:
             _switch_to(wanted)
     # Outside the mutex but for every caller: a second thread must wait for the schema, too.
-    initialise_store(tracking_uri)
+    initialise_store(tracking_uri, wanted.artifact_root)
 
 
 def _switch_to(wanted: _Connection) -> None:
@@ -137,88 +131,6 @@ def _switch_to(wanted: _Connection) -> None:
     mlflow.set_tracking_uri(wanted.tracking_uri)
     mlflow.set_registry_uri(wanted.tracking_uri)
     _connections[:] = [wanted]
-
-
-def initialise_store(tracking_uri: str) -> None:
-    """Create or migrate the schema of `tracking_uri`, once, under a lock between processes.
-
-    A tracking server (``http…``) looks after its own schema, so nothing happens there.
-
-    Raises:
-        StoreError: another process held the lock for minutes, or the database is of another
-            MLflow version and cannot be migrated.
-    """
-    if tracking_uri.startswith(("http://", "https://")) or tracking_uri in _initialised:
-        return
-    with file_lock(_schema_lock(tracking_uri), timeout_seconds=_INITIALISE_TIMEOUT_SECONDS):
-        if tracking_uri in _initialised:
-            return
-        import sqlalchemy
-        from mlflow.store.db import utils
-
-        _make_parent(tracking_uri)
-        engine = _engine(sqlalchemy, tracking_uri)
-        try:
-            with _locked_database(engine):
-                _migrate(utils, engine)
-        except CompassError:
-            raise
-        except sqlalchemy.exc.OperationalError as error:
-            raise TransientError(
-                f"The MLflow store {without_password(tracking_uri)} does not answer: {error.orig}."
-            ) from error
-        except Exception as error:
-            raise StoreError(
-                f"Cannot open the MLflow store {without_password(tracking_uri)}: {error}. "
-                "If it belongs to another MLflow version, use that version or a new COMPASS_HOME."
-            ) from error
-        finally:
-            engine.dispose()
-        _initialised.add(tracking_uri)
-
-
-def _engine(sqlalchemy: Any, tracking_uri: str) -> Any:
-    try:
-        return sqlalchemy.create_engine(tracking_uri)
-    except (ImportError, sqlalchemy.exc.ArgumentError) as error:
-        raise InputError(
-            f"MLFLOW_TRACKING_URI={without_password(tracking_uri)} cannot be used: {error}. For "
-            'PostgreSQL: pip install "compass-adapt[postgres]" and write '
-            "postgresql+psycopg2://USER:PASSWORD@HOST/DATABASE.",
-            code="E91",
-        ) from error
-
-
-@contextlib.contextmanager
-def _locked_database(engine: Any) -> Iterator[None]:
-    """Let one machine at a time make the schema of a PostgreSQL that several start with at once."""
-    if engine.dialect.name != "postgresql":
-        yield
-        return
-    from sqlalchemy import text
-
-    with engine.begin() as transaction:  # the lock ends with it, and with its connection
-        transaction.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_KEY})
-        yield
-
-
-def _migrate(utils: Any, engine: Any) -> None:
-    if not utils._all_tables_exist(engine):
-        utils._initialize_tables(engine)
-    elif utils._get_schema_version(engine) != utils._get_latest_schema_revision():
-        utils._upgrade_db(engine)
-
-
-def _schema_lock(tracking_uri: str) -> Path:
-    if tracking_uri.startswith("sqlite:///"):
-        return Path(f"{tracking_uri.removeprefix('sqlite:///')}.schema.lock")
-    name = hashlib.sha256(tracking_uri.encode()).hexdigest()[:16]
-    return connection().artifact_root / ".locks" / f"schema-{name}.lock"
-
-
-def _make_parent(tracking_uri: str) -> None:
-    if tracking_uri.startswith("sqlite:///"):
-        Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
 
 
 def connection() -> _Connection:

@@ -16,7 +16,7 @@ from compass_core.monitoring import rotation
 from compass_core.monitoring.privacy import open_key
 from compass_core.monitoring.rotation import rotate_key
 from compass_core.storage import ArtifactStore
-from tasks import backup, registry, tracking
+from tasks import backup, registry, tracking, tracking_schema
 from tasks.backup import copy_key, make_backup, restore_backup
 from tasks.migrations import (
     HOME_VERSION,
@@ -237,7 +237,7 @@ def downgrade(database, monkeypatch):
         command.downgrade(config, "-1")
     except NotImplementedError:
         pytest.skip("this MLflow has no way back from its newest schema")
-    tracking._initialised.clear()  # an upgrade is a process of its own
+    tracking_schema._initialised.clear()  # an upgrade is a process of its own
 
 
 def test_home_of_the_release_before_is_brought_up_with_a_copy(old_home):
@@ -246,7 +246,7 @@ def test_home_of_the_release_before_is_brought_up_with_a_copy(old_home):
     done = upgrade(NOW)
     assert any(text.startswith("MLflow") for text in done)
     assert pending() == []
-    assert list(old_home.glob("before-upgrade/*/mlflow.db"))
+    assert list(old_home.glob("before-upgrade/mlflow-*.db"))
     assert told()[0]["champion"] == "1"
     assert (old_home / "runs" / "r1" / "index.json").is_file()
     assert upgrade(NOW) == []
@@ -254,6 +254,15 @@ def test_home_of_the_release_before_is_brought_up_with_a_copy(old_home):
 
 def test_status_says_that_an_upgrade_waits(old_home):
     assert [item.code for item in collect_status(NOW).attention] == ["upgrade-pending"]
+
+
+def test_registry_that_another_command_brings_up_is_copied_first(old_home):
+    assert told()[0]["champion"] == "1"  # a status alone opens the registry
+    (copy,) = old_home.glob("before-upgrade/mlflow-*.db")
+    with sqlite3.connect(copy) as connection:
+        (found,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    assert found in copy.name
+    assert "MLflow" not in {state.name for state in pending()}
 
 
 @pytest.mark.parametrize(
@@ -275,7 +284,7 @@ def test_home_of_a_later_release_is_refused_with_both_versions(full_home, file, 
 def test_registry_of_a_later_mlflow_is_refused(full_home):
     with sqlite3.connect(full_home / "mlflow.db") as database:
         database.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
-    tracking._initialised.clear()
+    tracking_schema._initialised.clear()
     with pytest.raises(StoreError, match="MLflow"):
         upgrade(NOW)
 

@@ -14,6 +14,7 @@ from compass_core.languages import canonical_language
 from compass_core.storage import sha256_file
 from tasks import registry, tracking
 from tasks.settings import tracking_uri, without_password
+from tasks.tracking_schema import initialise_store
 
 pytest_plugins = ["tests.postgres"]
 
@@ -127,7 +128,7 @@ def test_address_is_shown_without_its_password(address, shown):
 
 def test_missing_driver_is_an_error_with_advice(mlflow_home):
     with pytest.raises(InputError, match=r"E91 .*\*\*\*.*compass-adapt\[postgres\]"):
-        tracking.initialise_store("postgresql+nosuchdriver://me:secret@db/mlflow")
+        initialise_store("postgresql+nosuchdriver://me:secret@db/mlflow", mlflow_home)
 
 
 def test_address_without_a_driver_means_the_installed_one(monkeypatch):
