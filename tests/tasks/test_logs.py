@@ -6,8 +6,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from uuid import UUID
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL
 
 from compass_core.errors import ConfigError
@@ -76,6 +80,23 @@ def test_run_logs_one_json_object_per_line_that_says_what_it_is_about(tmp_path, 
     after = next(row for row in rows if row["message"] == "no run")
     assert (after["flow_run"], after["language"]) == ("", "")
     assert after["time"].endswith("+00:00")
+    assert hello["message"] in logs_at_the_server(hello["flow_run"])
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_server_is_told_no_secret(tmp_path, prefect_backend, log_format):
+    run_flow(tmp_path, COMPASS_LOG_FORMAT=log_format)
+    with get_client(sync_client=True) as client:
+        (newest,) = client.read_flow_runs(limit=1, sort=FlowRunSort.START_TIME_DESC)
+    told = logs_at_the_server(newest.id)
+    assert "hello https://me:***@host/x and ***" in told
+    assert "hunter22" not in "".join(told)
+
+
+def logs_at_the_server(flow_run):
+    wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[UUID(str(flow_run))]))
+    with get_client(sync_client=True) as client:
+        return [log.message for log in client.read_logs(wanted)]
 
 
 def test_control_characters_never_leave_the_line():
