@@ -108,9 +108,8 @@ def register_adapter(
     sha256 = combined_sha256(hashes)
     all_tags = {**_tag_values(tags), SHA_TAG: sha256, MODEL_TAG: name}
     with _model_lock(name, _REGISTER_TIMEOUT_SECONDS):
-        known = search_versions(f"name = '{name}' AND tags.{SHA_TAG} = '{sha256}'")
-        if known:
-            version = min(known, key=lambda entry: int(entry.version))
+        version = _only_version(name, sha256)
+        if version is not None:
             restore_if_damaged(version, adapter_folder)
             return version.version
         with tracking.mlflow_errors(f"log the adapter {name}"):
@@ -189,12 +188,26 @@ def _create_version(name: str, model_id: str, run_id: str, tags: Mapping[str, st
         description=tags.get(NOTE_TAG),
         model_id=model_id,
     )
-    # A reply that is lost makes the client ask again, so there may be two of them by now.
-    made = search_versions(f"name = '{name}' AND tags.{SHA_TAG} = '{tags[SHA_TAG]}'")
-    first, *twins = sorted(made, key=lambda entry: int(entry.version))
-    for twin in twins:
-        client.delete_model_version(name, twin.version)
-    return first.version
+    made = _only_version(name, tags[SHA_TAG])
+    if made is None:
+        raise TransientError(f"The version of {name} that was registered cannot be found.")
+    return made.version
+
+
+def _only_version(name: str, sha256: str) -> RegisteredAdapter | None:
+    """Return the version of these files, or None; take away twins of it that nobody judged.
+
+    An answer that is lost makes the client, and then the task, ask again: each makes one.
+    """
+    found = search_versions(f"name = '{name}' AND tags.{SHA_TAG} = '{sha256}'")
+    if not found:
+        return None
+    first, *others = sorted(found, key=lambda entry: int(entry.version))
+    for twin in others:
+        if twin.run_id == first.run_id and GATE_TAG not in twin.tags:
+            with tracking.mlflow_errors(f"take away the twin of version {first.version}"):
+                tracking.client().delete_model_version(name, twin.version)
+    return first
 
 
 def record_verdict(

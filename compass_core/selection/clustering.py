@@ -7,7 +7,6 @@ seeds for every smaller K.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
@@ -68,7 +67,7 @@ class Clusters:
             row, so that usage, coverage and pool are counted by one rule.
         method: ``kmeans`` or ``hdbscan``.
         chosen: The winning candidate's entry of `curve`.
-        curve: One entry per candidate: its parameter, n_clusters, score and seconds.
+        curve: One entry per candidate: its parameter, n_clusters and scores.
         cohesion: (K,) mean cosine of a cluster's rows with its centroid.
         notes: What a reader should know (dropped candidates, sampling).
     """
@@ -240,7 +239,6 @@ def _fit_candidate(
     rows: Vectors, k: int, starts: Sequence[NDArray[np.int64]]
 ) -> tuple[Vectors, dict[str, Any]]:
     """Return the tightest run's centroids and its entry of the curve."""
-    started = time.perf_counter()
     runs = [lloyd(rows, rows[seeds[:k]]) for seeds in starts if len(seeds) >= k]
     best = min(runs, key=lambda run: run.inertia)
     score = float(silhouette_by_row(rows, best.labels, k).mean()) if k > 1 else 0.0
@@ -248,7 +246,6 @@ def _fit_candidate(
         "n_clusters": k,
         "silhouette": round(score, 6),
         "n_iterations": best.n_iterations,
-        "seconds": round(time.perf_counter() - started, 4),
     }
 
 
@@ -279,7 +276,6 @@ def _choose_hdbscan(
     fits: list[Vectors] = []
     curve: list[dict[str, Any]] = []
     for size in (size for size in asked if 2 * size <= len(rows)):
-        started = time.perf_counter()
         labels = hdbscan_labels(space, size)
         member = labels >= 0
         if not member.any():
@@ -296,7 +292,6 @@ def _choose_hdbscan(
                 # Members that their own centroid also claims: low values mean shapes that
                 # "nearest centroid" cannot follow.
                 "centroid_agreement": round(float((nearest == labels)[member].mean()), 6),
-                "seconds": round(time.perf_counter() - started, 4),
             }
         )
     if not curve:

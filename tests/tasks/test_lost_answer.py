@@ -2,7 +2,10 @@
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
+from compass_core.errors import TransientError
 from tasks import registry, tracking
 from tests.tasks.test_registry import NAME, make_adapter
 
@@ -27,6 +30,25 @@ def test_version_created_twice_is_kept_once(monkeypatch, tmp_path):
     )
     assert [entry.version for entry in registry.versions(NAME)] == [version] == ["1"]
     assert registry.promote(NAME, version, expected_champion=None).version == "1"
+
+
+@pytest.mark.usefixtures("mlflow_home")
+def test_version_whose_every_answer_was_lost_is_kept_once_by_the_next_try(monkeypatch, tmp_path):
+    run = tracking.start_run("compass", "one", tags={}, params={})
+    plain = MlflowClient.create_model_version
+
+    def lost(*args, **kwargs):
+        plain(*args, **kwargs)
+        plain(*args, **kwargs)
+        raise MlflowException("no answer", error_code=TEMPORARILY_UNAVAILABLE)
+
+    monkeypatch.setattr(MlflowClient, "create_model_version", lost)
+    folder = make_adapter(tmp_path / "a", 1.0)
+    with pytest.raises(TransientError):
+        registry.register_adapter(NAME, folder, run_id=run, tags={})
+    assert len(registry.versions(NAME)) == 2
+    assert registry.register_adapter(NAME, folder, run_id=run, tags={}) == "1"
+    assert [entry.version for entry in registry.versions(NAME)] == ["1"]
 
 
 @pytest.mark.usefixtures("mlflow_home")
