@@ -51,13 +51,14 @@ prepare_environment()
 os.execv(sys.executable, [sys.executable, "-m", "prefect", "server", "start", "--no-ui"])
 """
 _BOOKS = {
+    "check_registry",
     "find_champion",
     "settle_champion",
     "was_rolled_back",
     "register_and_promote",
     "finish_run",
 }
-"""Functions of the tasks that only keep books."""
+"""Tasks that tell MLflow, the catalogue and the report what the stages made."""
 
 
 def recipe(n_languages: int, parallel: int, steps: int = 0) -> dict[str, Any]:
@@ -148,16 +149,17 @@ def _adapt(n_languages: int, parallel: int, kind: str) -> Callable[[], dict[str,
         close_trainers()
         if state.name != "Completed":
             raise SystemExit(f"{state.name}: {state.message}")
-        return {"task_runs": watched.task_runs, "books": watched.books(wall)}
+        return {"task_runs": watched.task_runs, **watched.shares(wall)}
 
     return run
 
 
 class _Watched:
-    """Where the threads of a run spend their time: in stages and trainers, or in keeping books.
+    """Where the threads of a run spend their time.
 
-    Bookkeeping is everything but the bodies of stages that are not cached: Prefect's engine and
-    events, MLflow, report, catalogue. What `promote` hands to a trainer process is no bookkeeping.
+    Work is the body of every stage that is not cached, and what `promote` hands to a trainer. Books
+    are the rest of the tasks that tell MLflow and write the report. What remains is orchestration:
+    Prefect's engine, its events and what stands between the stages.
     """
 
     def __init__(self) -> None:
@@ -168,11 +170,13 @@ class _Watched:
         self.task_runs = 0
         self._adapting: list[tuple[float, float]] = []
         self._working: list[tuple[float, float]] = []
+        self._telling: list[tuple[float, float]] = []
+        self._checking: list[tuple[float, float]] = []
         # Names that those modules use, not ones that they offer.
         inside: Any = task_engine
         inside.call_with_parameters = self._body(inside.call_with_parameters)
         inside = promotion
-        inside.run_job = self._timed(inside.run_job, self._working)
+        inside.run_job = self._timed(inside.run_job, self._checking)
         engine = task_engine.SyncTaskRunEngine
         engine.begin_run = self._counted(engine.begin_run)  # type: ignore[method-assign]
 
@@ -199,17 +203,23 @@ class _Watched:
             if name == "adapt_one":
                 return self._timed(plain, self._adapting)(function, parameters)
             if name in _BOOKS:
-                return plain(function, parameters)
+                return self._timed(plain, self._telling)(function, parameters)
             return self._timed(plain, self._working)(function, parameters)
 
         return call
 
-    def books(self, wall: float) -> float:
-        """Return the share of bookkeeping in the seconds that the flow and its threads had."""
-        lines = sum(end - begun for begun, end in self._adapting)
+    def shares(self, wall: float) -> dict[str, float]:
+        """Return the shares of orchestration and books in the seconds that the threads had."""
+        lines = _sum(self._adapting)
         at_once = max(end for _, end in self._adapting) - min(begun for begun, _ in self._adapting)
-        work = sum(end - begun for begun, end in self._working)
-        return 1 - work / (wall - at_once + lines)
+        had = wall - at_once + lines
+        books = _sum(self._telling) - _sum(self._checking)
+        work = _sum(self._working) + _sum(self._checking)
+        return {"orchestration": (had - work - books) / had, "books": books / had}
+
+
+def _sum(spans: list[tuple[float, float]]) -> float:
+    return sum(end - begun for begun, end in spans)
 
 
 # -- the parent: a server, children in turns, a table
@@ -255,17 +265,18 @@ def run_child(kind: str, n_languages: int, parallel: int, home: Path, url: str) 
     environment = _clean_environment() | {"COMPASS_HOME": str(home), "PREFECT_API_URL": url}
     command = [sys.executable, __file__, "--child", kind, str(n_languages), str(parallel)]
     begun = time.monotonic()
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(command, env=environment, stdout=said, stderr=said)
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as logs:
+        process = subprocess.Popen(command, env=environment, stdout=said, stderr=logs)
         peak = 0
         while process.poll() is None:
             peak = max(peak, sum(_pss_kib(pid) for pid in _tree(process.pid)))
             time.sleep(_EVERY_S)
         seconds = time.monotonic() - begun
         said.seek(0)
-        printed = said.read()
+        logs.seek(0)
+        printed, logged = said.read(), logs.read()
     if process.returncode:
-        raise SystemExit(f"{kind} over {n_languages} languages failed:\n{printed[-2000:]}")
+        raise SystemExit(f"{kind} over {n_languages} languages failed:\n{logged[-2000:]}")
     found: dict[str, Any] = json.loads(printed.splitlines()[-1])
     return found | {"process": seconds, "pss": peak / 1024}
 
@@ -299,19 +310,28 @@ def report(runs: dict[str, list[dict[str, Any]]]) -> None:
     for name, found in runs.items():
         values = [_median(found, value) for value in ("wall", "cpu", "process", "task_runs", "pss")]
         print(f"{name:30}" + "{:12.2f}{:12.2f}{:12.2f}{:12.0f}{:12.0f}".format(*values))
-    floor, cached = runs[FLOOR], runs[CACHED]
+    if CACHED in runs:
+        _report_cached(runs[FLOOR], runs[CACHED], _median(runs[CACHED_FEW], "pss"))
+    if COLD in runs and COLD_FEW in runs:
+        ratio = _median(runs[COLD], "pss") / _median(runs[COLD_FEW], "pss")
+        print(f"memory at {MANY} / at {FEW} languages, cold: {ratio:.2f}")
+    if DEMO in runs:
+        orchestration, books = (runs[DEMO][0][name] for name in ("orchestration", "books"))
+        print(
+            f"of the demonstration: orchestration {orchestration:.1%}, registry and report", end=""
+        )
+        print(f" {books:.1%}")
+
+
+def _report_cached(
+    floor: list[dict[str, Any]], cached: list[dict[str, Any]], pss_few: float
+) -> None:
     ratios = [a["wall"] / b["wall"] for a, b in zip(cached, floor, strict=True)]
     wall = _median(cached, "wall")
     spread = f"{min(ratios):.1f} to {max(ratios):.1f}"
     print(f"\ncached / floor: {statistics.median(ratios):.1f} ({spread})")
     print(f"per language and stage ({MANY} x {STAGES}): {wall / (MANY * STAGES):.3f} s")
-    few = _median(runs[CACHED_FEW], "pss")
-    print(f"memory at {MANY} / at {FEW} languages, cached: {_median(cached, 'pss') / few:.2f}")
-    if COLD in runs and COLD_FEW in runs:
-        ratio = _median(runs[COLD], "pss") / _median(runs[COLD_FEW], "pss")
-        print(f"memory at {MANY} / at {FEW} languages, cold: {ratio:.2f}")
-    if DEMO in runs:
-        print(f"bookkeeping of the demonstration: {runs[DEMO][0]['books']:.1%} of its time")
+    print(f"memory at {MANY} / at {FEW} languages, cached: {_median(cached, 'pss') / pss_few:.2f}")
     heavy = sorted({name for run in cached for name in run["heavy"]})
     print(f"heavy libraries imported by a cached run: {', '.join(heavy) or 'none'}")
 
@@ -321,15 +341,16 @@ def measure(home: Path, repetitions: int, parallel: int, *, cold: bool, demo: bo
     runs: dict[str, list[dict[str, Any]]] = {}
 
     def go(name: str, kind: str, n_languages: int, where: Path, at_once: int = parallel) -> None:
-        print(f"{name} …", flush=True)
-        runs.setdefault(name, []).append(run_child(kind, n_languages, at_once, where, url))
+        found = run_child(kind, n_languages, at_once, where, url)
+        print(f"{name}: {found['wall']:.2f} s, {found['pss']:.0f} MiB", flush=True)
+        runs.setdefault(name, []).append(found)
 
     with local_server() as url, tempfile.TemporaryDirectory() as empty:
         if cold:
             go(COLD_FEW, "adapt", FEW, Path(empty) / "few")
             go(COLD, "adapt", MANY, Path(empty) / "many")
             home = Path(empty) / "many"
-        else:
+        elif repetitions:
             run_child("adapt", MANY, parallel, home, url)
         for _ in range(repetitions):
             go(FLOOR, "floor", MANY, home)
@@ -344,7 +365,7 @@ def main() -> None:
     """Measure, or be a child of the measurement."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--home", type=Path, default=Path("/tmp/compass-42"))
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--repetitions", type=int, default=3, help="of cached runs; may be 0")
     parser.add_argument("--parallel", type=int, default=4)
     parser.add_argument("--cold", action="store_true", help="start from nothing, for the memory")
     parser.add_argument("--demo", action="store_true", help="also the demonstration from nothing")

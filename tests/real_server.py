@@ -132,17 +132,26 @@ class PrefectServer:
     def worker(self, pool, env=None):
         """Start a worker process of a process pool, which is made where it is missing."""
         body = {"name": pool, "type": "process"}
-        httpx.post(f"{self.url}/work_pools/", json=body, timeout=60)
+        self.send("POST", "/work_pools/", body)
         python_path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "deployments")])
         arguments = ["prefect", "worker", "start", "--pool", pool, "--type", "process"]
         environment = self.env | {"PYTHONPATH": python_path} | (env or {})
         return start(arguments, environment, self.folder / "worker.log", self.folder)
 
+    def send(self, method, path, body=None):
+        """Send a request as the interface does, and again while the server says that it is busy."""
+
+        def answered():
+            answer = httpx.request(method, f"{self.url}{path}", json=body, timeout=60)
+            return None if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE else answer
+
+        return wait_for(answered, f"an answer to {path}", 60)
+
     def get(self, path):
-        return httpx.get(f"{self.url}{path}", timeout=60).raise_for_status().json()
+        return self.send("GET", path).raise_for_status().json()
 
     def post(self, path, body):
-        answer = httpx.post(f"{self.url}{path}", json=body, timeout=60)
+        answer = self.send("POST", path, body)
         assert answer.is_success, answer.text
         return answer.json() if answer.content else None
 
