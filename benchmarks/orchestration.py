@@ -165,6 +165,7 @@ class _Watched:
     def __init__(self) -> None:
         from prefect import task_engine
 
+        from flows import language_dag
         from tasks import promotion
 
         self.task_runs = 0
@@ -177,6 +178,8 @@ class _Watched:
         inside.call_with_parameters = self._body(inside.call_with_parameters)
         inside = promotion
         inside.run_job = self._timed(inside.run_job, self._checking)
+        inside = language_dag  # helpers of the stages, which are no tasks
+        inside.with_retries = self._timed(inside.with_retries, self._working)
         engine = task_engine.SyncTaskRunEngine
         engine.begin_run = self._counted(engine.begin_run)  # type: ignore[method-assign]
 

@@ -60,18 +60,52 @@ def use_log_format() -> None:
     """Make this process and those it starts log as the environment asks.
 
     Called before Prefect is imported it only sets Prefect's own variables. A worker imports Prefect
-    first and flows later: what it set up then is replaced, for JSON alone.
+    first and flows later: what it set up then is replaced for JSON, and otherwise mended in place.
     """
     as_json = os.environ.get(VARIABLE) == "json"  # another value is told when a run is followed
     os.environ.setdefault("PREFECT_LOGGING_SETTINGS_PATH", str(SETTINGS_FILE))
     if as_json:
         os.environ.update(_JSON_ENVIRONMENT)
+    if "prefect" not in sys.modules:
+        return
     root = logging.getLogger()
     done = any(isinstance(handler.formatter, JsonLines) for handler in root.handlers)
-    if as_json and "prefect" in sys.modules and not done:
+    if as_json and not done:
         from prefect.logging.configuration import load_logging_config
 
         logging.config.dictConfig(load_logging_config(SETTINGS_FILE))
+    else:
+        _mend_handlers()
+
+
+def _mend_handlers() -> None:
+    """Let handlers that Prefect made by itself mask secrets and leave out what is no news."""
+    from prefect.logging.handlers import (
+        APILogHandler,
+        PrefectConsoleHandler,
+        WorkerAPILogHandler,
+    )
+
+    from tasks.api_logs import ApiLogs, WorkerApiLogs
+
+    ours: dict[type[logging.Handler], type[logging.Handler]] = {
+        APILogHandler: ApiLogs,
+        WorkerAPILogHandler: WorkerApiLogs,
+    }
+    for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.extra", "prefect.workers"):
+        logger = logging.getLogger(name)
+        for handler in [item for item in logger.handlers if type(item) in ours]:
+            logger.removeHandler(handler)
+            logger.addHandler(ours[type(handler)](handler.level))
+    _add_filter(logging.getLogger("prefect.task_runs"), WithoutCached())
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, PrefectConsoleHandler):
+            _add_filter(handler, Tidy())
+
+
+def _add_filter(place: logging.Filterer, wanted: logging.Filter) -> None:
+    if not any(isinstance(known, type(wanted)) for known in place.filters):
+        place.addFilter(wanted)
 
 
 def note_run(run_id: str) -> None:

@@ -10,7 +10,12 @@ from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    LogFilter,
+    LogFilterFlowRunId,
+)
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL
 
@@ -24,7 +29,7 @@ import flows
 from prefect import flow, task
 from tasks.logs import note_run
 
-@task(name="cluster")
+@task(name="cluster", persist_result=True)
 def cluster(language):
     logging.getLogger("tasks.selection").warning("split\\nFAKE ERROR \\x1b[31m of %s", language)
 
@@ -33,7 +38,8 @@ def tiny(language="swh_Latn"):
     from prefect import get_run_logger
     note_run("20261121T000000-abcdef")
     get_run_logger().info("hello https://me:hunter22@host/x and s3cr3t-of-mlflow")
-    cluster("tur_Latn")
+    for _ in range(2):
+        cluster("tur_Latn")
 
 tiny()
 logging.getLogger("tasks").error("no run")
@@ -44,10 +50,10 @@ def record(message, *arguments, name="tasks.x"):
     return logging.LogRecord(name, logging.WARNING, __file__, 1, message, arguments, None)
 
 
-def run_flow(tmp_path, **environment):
+def run_flow(tmp_path, first="", **environment):
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "COMPASS_"))}
     found = subprocess.run(
-        [sys.executable, "-c", FLOW],
+        [sys.executable, "-c", f"{first}\n{FLOW}"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -83,14 +89,23 @@ def test_run_logs_one_json_object_per_line_that_says_what_it_is_about(tmp_path, 
     assert hello["message"] in logs_at_the_server(hello["flow_run"])
 
 
+@pytest.mark.parametrize("first", ["", "import prefect.main"], ids=["command", "worker"])
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_server_is_told_no_secret(tmp_path, prefect_backend, log_format):
-    run_flow(tmp_path, COMPASS_LOG_FORMAT=log_format)
+def test_server_is_told_no_secret_and_no_stage_that_was_kept(
+    tmp_path, prefect_backend, log_format, first
+):
+    said = run_flow(tmp_path, first, COMPASS_LOG_FORMAT=log_format)
+    assert "hunter22" not in said
     with get_client(sync_client=True) as client:
         (newest,) = client.read_flow_runs(limit=1, sort=FlowRunSort.START_TIME_DESC)
+        wanted = FlowRunFilter(id=FlowRunFilterId(any_=[newest.id]))
+        stages = client.read_task_runs(flow_run_filter=wanted)
+    assert {run.state_name for run in stages} == {"Completed", "Cached"}
     told = logs_at_the_server(newest.id)
     assert "hello https://me:***@host/x and ***" in told
     assert "hunter22" not in "".join(told)
+    assert "Finished in state Completed()" in told
+    assert not [text for text in told if "Cached" in text]
 
 
 def logs_at_the_server(flow_run):
