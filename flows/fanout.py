@@ -22,7 +22,7 @@ from prefect.client.schemas.objects import FlowRun, State, WorkPoolStatus
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.runtime import flow_run
-from prefect.states import Cancelling
+from prefect.states import Cancelled, Cancelling
 
 from compass_core.config import AdaptConfig
 from compass_core.errors import CompassError, ConfigError, TransientError
@@ -126,6 +126,7 @@ class _Flight:
             found = self._read()
         except (httpx.HTTPError, PrefectException) as error:
             _LOG.warning("The Prefect server does not answer: %s", error)
+            self.crashed.clear()  # nor does it start anything again meanwhile
             return {}
         ended: dict[str, FlowRun | None] = {}
         for language, run_id in list(self.runs.items()):
@@ -152,7 +153,7 @@ class _Flight:
         return found
 
     def _may_come_back(self, language: str, run: FlowRun, state: State[Any]) -> bool:
-        if not state.is_crashed() or not 1 <= run.run_count < _STARTS:
+        if not _is_started_again(run, state):
             self.crashed.pop(language, None)
             return False
         since = self.crashed.setdefault(language, time.monotonic())
@@ -163,10 +164,17 @@ class _Flight:
 
     def cancel(self) -> None:
         """Ask the server to stop what is still under way."""
-        for run_id in self.runs.values():
+        why = "The run that started it was stopped."
+        for language, run_id in self.runs.items():
+            # A dead one has nobody who would stop it, and must not be started again.
+            dead = language in self.crashed
+            state: State[Any] = Cancelled(message=why) if dead else Cancelling(message=why)
             with contextlib.suppress(Exception):  # the next one may be reached
-                state: State[Any] = Cancelling(message="The run that started it was stopped.")
                 self.client.set_flow_run_state(run_id, state)
+
+
+def _is_started_again(run: FlowRun, state: State[Any]) -> bool:
+    return state.is_crashed() and 1 <= run.run_count < _STARTS
 
 
 def run_children(
@@ -220,7 +228,10 @@ def _start(config: AdaptConfig, language: str) -> UUID:
     name = config.execution.language_deployment
     key = f"{flow_run.id}-{language}"
     run = _create(config, name, language, key)
-    if run.state is not None and run.state.is_final() and not run.state.is_completed():
+    state = run.state
+    if state is None or _is_started_again(run, state):
+        return run.id
+    if state.is_final() and not state.is_completed():
         run = _create(config, name, language, f"{key}-{flow_run.run_count}")
     return run.id
 

@@ -29,12 +29,11 @@ def back_up(folder: Path, *, with_key: Path | None, verify: bool) -> None:
     if verify:
         _verify(folder)
         return
-    from tasks.backup import copy_key, make_backup
+    from tasks.backup import make_backup
 
-    snapshot = make_backup(folder, datetime.now(UTC))
+    snapshot = make_backup(folder, datetime.now(UTC), with_key=with_key)
     _say(f"Back-up {snapshot.name} in {folder}: {_size(len(snapshot.files), snapshot.bytes)}")
     if with_key is not None:
-        copy_key(with_key)
         _say(f"Secret of hashed ids: {with_key}. Keep it apart from the back-up.")
     left_out = [text for text in snapshot.left_out if with_key is None or "secret" not in text]
     for text in left_out:

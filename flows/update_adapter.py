@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from tasks.exclusion import language_slot
 from tasks.ingestion import check_sources
 from tasks.limits import check_training_limit
 from tasks.monitoring import decided_samples
-from tasks.promotion import find_champion
+from tasks.promotion import find_champion, finish_promotion
 from tasks.reporting import start_run
+from tasks.retries import with_retries
 from tasks.update_records import EVENT_TAG, finish_update
 from tasks.updating import check_update, refused_in_a_row
 from tasks.waiting import wait_in_line
@@ -87,6 +89,7 @@ def _known(baseline: Baseline, event: str) -> dict[str, Any] | None:
         return None
     asked = open_outbox(baseline.lineage.language).get(event)
     if baseline.tags.get(EVENT_TAG) == event:
+        with_retries(functools.partial(finish_promotion, baseline.name, baseline.version))
         return _settled(baseline, "promoted", "This very event was answered by the champion.")
     if asked.champion_version != baseline.version:
         reason = (

@@ -84,11 +84,17 @@ class Restored:
     notes: tuple[str, ...]
 
 
-def make_backup(target: Path, now: datetime) -> Snapshot:
+def make_backup(target: Path, now: datetime, *, with_key: Path | None = None) -> Snapshot:
     """Back up the home into `target`.
 
+    Args:
+        target: Folder of the back-up, outside of the home.
+        now: The time.
+        with_key: File that gets the secrets of hashed ids, those of these very hashes.
+
     Raises:
-        StoreError: there is nothing to back up, or the folder holds something else.
+        StoreError: there is nothing to back up, the folder holds something else, or `with_key`
+            exists.
     """
     home = compass_home()
     if not (home / "store").is_dir() and not (home / _DATABASE).is_file():
@@ -96,7 +102,8 @@ def make_backup(target: Path, now: datetime) -> Snapshot:
     resolved = target.expanduser().resolve()
     if resolved == home or home in resolved.parents:
         raise StoreError(f"{target} lies inside {home}. Name a folder elsewhere, on another disk.")
-    _require_no_rotation(home)
+    if with_key is not None:
+        _require_key(with_key)
     folder = BackupFolder(resolved)
     folder.create()
     copy = _Copy(folder, home)
@@ -108,6 +115,8 @@ def make_backup(target: Path, now: datetime) -> Snapshot:
             _require_no_rotation(home)
             _copy_usage(copy)
             copy.add(home / FORGOTTEN, FORGOTTEN)
+            if with_key is not None:
+                copy_key(with_key)
         _copy_store(copy)
     copy.add(home / HOME_FILE, HOME_FILE)
     snapshot = Snapshot(
@@ -135,8 +144,16 @@ def copy_key(target: Path) -> None:
     Raises:
         StoreError: the file exists, or this home has no secret of its own.
     """
+    own, links = _require_key(target)
+    lines = [_KEY_HEAD, *([f"secret {own.read_bytes().hex()}"] if own.is_file() else [])]
+    lines += [f"rotated {link.hex()}" for link in links]
+    write_bytes(target, "".join(f"{line}\n" for line in lines).encode())
+    target.chmod(0o600)
+
+
+def _require_key(target: Path) -> tuple[Path, list[bytes]]:
     usage = compass_home() / "usage"
-    own, links = usage / KEY_NAME, read_links(usage)
+    own, links = usage / KEY_NAME, list(read_links(usage))
     if target.exists():
         raise StoreError(f"{target} exists; nothing is written over. Name another file.")
     if not own.is_file() and not links:
@@ -144,10 +161,7 @@ def copy_key(target: Path) -> None:
             f"{own} does not exist: the secret comes from COMPASS_PRIVACY_KEY, or was never "
             "needed. Keep the variable's value where you keep other secrets."
         )
-    lines = [_KEY_HEAD, *([f"secret {own.read_bytes().hex()}"] if own.is_file() else [])]
-    lines += [f"rotated {link.hex()}" for link in links]
-    write_bytes(target, "".join(f"{line}\n" for line in lines).encode())
-    target.chmod(0o600)
+    return own, links
 
 
 def _read_key(path: Path) -> tuple[bytes, list[bytes]]:

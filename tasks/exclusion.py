@@ -34,7 +34,8 @@ from prefect.settings import get_current_settings
 from compass_core.errors import ConfigError, TransientError
 from compass_core.languages import language_name
 from compass_core.object_store import is_url
-from tasks.limits import global_slot, sleep_or_stop
+from tasks.interruption import sleep_or_stop
+from tasks.limits import global_slot
 from tasks.settings import store_address, store_root
 
 _LOG = logging.getLogger(__name__)

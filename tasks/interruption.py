@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 from compass_core.errors import CompassError
 
@@ -32,3 +33,15 @@ def go_on_or_raise() -> None:
     """
     if _stopped.is_set():
         raise CompassError("The run was interrupted; finished work is kept.", code="E92")
+
+
+def sleep_or_stop(seconds: float) -> None:
+    """Sleep, but not through a request to stop.
+
+    Raises:
+        CompassError: the run was asked to stop.
+    """
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        go_on_or_raise()
+        time.sleep(min(left, 0.25))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Iterator
 
 import httpx
@@ -20,7 +19,7 @@ from prefect.runtime import task_run
 
 from compass_core.config import ExecutionConfig
 from compass_core.errors import ConfigError, TransientError
-from tasks.interruption import go_on_or_raise
+from tasks.interruption import go_on_or_raise, sleep_or_stop
 from tasks.progress import beat
 
 _LOG = logging.getLogger(__name__)
@@ -150,11 +149,3 @@ def _pause(name: str, error: Exception) -> float:
     elif "must be created" in str(error):
         raise _no_limit(name) from None
     raise TransientError(f"No slot of {name} could be taken: {error} ({cause})") from error
-
-
-def sleep_or_stop(seconds: float) -> None:
-    """Sleep, but not through a request to stop."""
-    until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0:
-        go_on_or_raise()
-        time.sleep(min(left, 0.25))

@@ -85,6 +85,7 @@ def _mend_handlers() -> None:
         PrefectConsoleHandler,
         WorkerAPILogHandler,
     )
+    from prefect.settings import get_current_settings
 
     from tasks.api_logs import ApiLogs, WorkerApiLogs
 
@@ -92,7 +93,9 @@ def _mend_handlers() -> None:
         APILogHandler: ApiLogs,
         WorkerAPILogHandler: WorkerApiLogs,
     }
-    for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.extra", "prefect.workers"):
+    own = ("prefect.flow_runs", "prefect.task_runs", "prefect.extra", "prefect.workers")
+    extra = get_current_settings().logging.extra_loggers or ()
+    for name in (*own, *extra):
         logger = logging.getLogger(name)
         for handler in [item for item in logger.handlers if type(item) in ours]:
             logger.removeHandler(handler)

@@ -9,7 +9,7 @@
 | Prefect's database | ``alembic_version`` | of the installed Prefect | Prefect |
 
 What is newer than this release is refused, never guessed at. What a migration changes is copied to
-``before-upgrade/<time>/`` first.
+``before-upgrade/`` first.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tasks.settings import (
     tracking_uri,
     without_password,
 )
-from tasks.tracking_schema import copy_database, copy_of_schema
+from tasks.tracking_schema import copy_database, newest_copy
 
 HOME_FILE = "HOME.json"
 HOME_VERSION = 1
@@ -185,7 +185,7 @@ def _bring_up(state: PartState, home: Path, copies: Path) -> Iterator[str]:
         yield f"{state.found} to {state.wanted}"
         database = _sqlite_file(tracking_uri())
         if database is not None:
-            yield f"copied to {copy_of_schema(database, state.found)}"
+            yield f"copied to {newest_copy(database, state.found)}"
     else:
         copy_database(home / "prefect" / "prefect.db", copies / "prefect.db")
         _prefect_upgrade()
@@ -290,7 +290,7 @@ def _prefect(home: Path) -> list[PartState]:
     path = home / "prefect" / "prefect.db"
     if not path.is_file():
         return []
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
         try:
             rows = connection.execute("SELECT version_num FROM alembic_version").fetchall()
         except sqlite3.Error:

@@ -18,7 +18,7 @@ from compass_core.adaptation.bases import base_slug
 from compass_core.adaptation.checks import check_adapter_job
 from compass_core.adapter_files import adapter_sha256
 from compass_core.config import BaseConfig, ExecutionConfig, PromotionConfig
-from compass_core.errors import RegistrationPendingError, TransientError
+from compass_core.errors import ModelError, RegistrationPendingError, TransientError
 from compass_core.evaluation.gate import decide as decide_gate
 from compass_core.faults import fault_point
 from compass_core.records import ArtifactRef
@@ -39,8 +39,6 @@ def configure_tracking() -> None:
 
 _OF_ONE_RUN = frozenset({"prefect_flow_run_id", registry.NOTE_TAG})
 """Tags of an attempt that say where it was made; repeated by another run it is still the same."""
-_ATTEMPT_TAG, _ATTEMPT_RUN_TAG = tracking.ATTEMPT_TAG, "compass.attempt_run"
-"""On a version that did not pass: the attempt that was told in full last, and its run."""
 
 
 def registered_name(base_name: str, base: ModelRef, language: str) -> str:
@@ -111,6 +109,12 @@ def find_champion(language: str, name: str) -> dict[str, str] | None:
     }
 
 
+def finish_promotion(name: str, version: str) -> None:
+    """Finish what a killed process may have left of the promotion of the champion `version`."""
+    configure_tracking()
+    registry.promote(name, version, expected_champion=version)
+
+
 def is_settled(champion: dict[str, str]) -> bool:
     """Return whether nothing is left to do for a champion: see `settle_champion`."""
     return not champion["half_moved"] and _has_lineage(champion)
@@ -139,7 +143,7 @@ def settle_champion(
     configure_tracking()
     version = champion["version"]
     if champion["half_moved"]:
-        registry.promote(name, version, expected_champion=version)
+        finish_promotion(name, version)
     if not _has_lineage(champion):
         registry.set_version_tags(name, version, {LINEAGE_TAG: lineage.fingerprint})
 
@@ -268,8 +272,7 @@ def register_and_promote(
     if verdict["promote"]:
         registry.promote(name, version, expected_champion=verdict["champion"])
     else:
-        told = {_ATTEMPT_TAG: identity, _ATTEMPT_RUN_TAG: run_id}
-        registry.set_version_tags(name, version, told)
+        registry.set_version_tags(name, version, {tracking.ATTEMPT_TAG: f"{identity} {run_id}"})
     fault_point("promote.moved", language)
     return {
         "run_id": run_id,
@@ -281,16 +284,23 @@ def register_and_promote(
 def _kept_before(
     name: str, identity: str, attempt: dict[str, Any], verdict: dict[str, Any]
 ) -> dict[str, str] | None:
-    """Return what this very attempt came to when it was told before; None if anything is new."""
+    """Return what this very attempt came to when it was told before.
+
+    None if anything is new, or if the version's files are damaged and have to be restored.
+    """
     version = registry.challenger(name)
-    if version is None or version.tags.get(_ATTEMPT_TAG) != identity:
+    if version is None:
         return None
-    if version.adapter_sha256 != adapter_sha256(Path(attempt["adapter"])):
+    told_as, _, run_id = version.tags.get(tracking.ATTEMPT_TAG, "").partition(" ")
+    if told_as != identity or version.adapter_sha256 != adapter_sha256(Path(attempt["adapter"])):
         return None
     told = {tag: value for tag, value in _version_tags(attempt).items() if tag not in _OF_ONE_RUN}
     if not registry.says_verdict(version, promote=False, reasons=verdict["reasons"], tags=told):
         return None
-    run_id = version.tags[_ATTEMPT_RUN_TAG]
+    try:
+        registry.verify(version)
+    except ModelError:
+        return None
     return {"run_id": run_id, "version": version.version, "status": "kept"}
 
 

@@ -71,6 +71,7 @@ __all__ = [
     "says_verdict",
     "set_challenger",
     "set_version_tags",
+    "verify",
     "versions",
 ]
 
@@ -205,9 +206,23 @@ def _only_version(name: str, sha256: str) -> RegisteredAdapter | None:
     first, *others = sorted(found, key=lambda entry: int(entry.version))
     for twin in others:
         if twin.run_id == first.run_id and GATE_TAG not in twin.tags:
-            with tracking.mlflow_errors(f"take away the twin of version {first.version}"):
-                tracking.client().delete_model_version(name, twin.version)
+            _take_away(name, twin.version)
     return first
+
+
+def _take_away(name: str, version: str) -> None:
+    """Delete a version that nobody points at; the answer to this may be lost as well."""
+    from mlflow.exceptions import MlflowException
+
+    known = get_version(name, version)  # a search tells no aliases
+    if known is None or known.aliases:
+        return
+    with tracking.mlflow_errors(f"take away version {version} of {name}"):
+        try:
+            tracking.client().delete_model_version(name, version)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
 
 
 def record_verdict(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -10,7 +10,9 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
 from compass_core.errors import TransientError
+from tasks.interruption import sleep_or_stop
 
+_LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 RETRIES = 2
 RETRY_DELAYS_SECONDS = [2.0, 20.0]
@@ -27,6 +29,7 @@ def with_retries(call: Callable[[], T]) -> T:
     for delay in RETRY_DELAYS_SECONDS[:RETRIES]:
         try:
             return call()
-        except TransientError:
-            time.sleep(delay)
+        except TransientError as error:
+            _LOG.warning("%s Tried again in %g s.", error, delay)
+            sleep_or_stop(delay)
     return call()

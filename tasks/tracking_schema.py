@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import sqlite3
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -104,14 +105,14 @@ def _copy_before_upgrade(engine: Any, revision: str) -> None:
     if engine.dialect.name != "sqlite" or not engine.url.database:
         return
     database = Path(engine.url.database)
-    copy = copy_of_schema(database, revision)
-    if not copy.exists():
-        copy_database(database, copy)
+    name = f"{database.stem}-{revision}-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}{database.suffix}"
+    copy_database(database, database.parent / "before-upgrade" / name)
 
 
-def copy_of_schema(database: Path, revision: str) -> Path:
-    """Return where a registry's file is kept before its schema `revision` is upgraded."""
-    return database.parent / "before-upgrade" / f"{database.stem}-{revision}{database.suffix}"
+def newest_copy(database: Path, revision: str) -> Path | None:
+    """Return the copy of a registry's file that was made before its `revision` was upgraded."""
+    name = f"{database.stem}-{revision}-*{database.suffix}"
+    return max((database.parent / "before-upgrade").glob(name), default=None)
 
 
 def copy_database(path: Path, target: Path) -> None:
@@ -120,7 +121,7 @@ def copy_database(path: Path, target: Path) -> None:
     part = target.with_name(f"{target.name}.part")
     part.unlink(missing_ok=True)
     with (
-        contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as source,
+        contextlib.closing(sqlite3.connect(path, timeout=60)) as source,
         contextlib.closing(sqlite3.connect(part)) as copy,
     ):
         source.backup(copy)

@@ -1,5 +1,8 @@
 """What a parent makes of its children's states, on a real server."""
 
+import time
+
+import httpx
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
@@ -55,6 +58,29 @@ def test_a_child_that_nobody_starts_again_has_failed(flight, monkeypatch):
     assert outcome["status"] == "failed"
     assert outcome["error"].startswith("E96")
     assert "its machine is gone" in outcome["error"]
+
+
+def test_a_child_that_died_is_not_started_again_for_a_parent_that_was_stopped(flight):
+    move(flight, Crashed())
+    flight.poll()
+    flight.cancel()
+    assert flight.client.read_flow_run(flight.runs[CODE]).state.is_cancelled()
+
+
+def test_a_child_that_died_waits_for_a_server_that_is_away(flight, monkeypatch):
+    monkeypatch.setattr(fanout, "_COMES_BACK_SECONDS", 0.2)
+    move(flight, Crashed())
+    assert flight.poll() == {}
+    time.sleep(0.3)
+
+    def away():
+        raise httpx.ConnectError("nobody there")
+
+    monkeypatch.setattr(flight, "_read", away, raising=False)
+    assert flight.poll() == {}
+    monkeypatch.undo()
+    monkeypatch.setattr(fanout, "_COMES_BACK_SECONDS", 0.2)
+    assert flight.poll() == {}
 
 
 def test_a_child_that_died_three_times_is_not_waited_for(flight):

@@ -313,3 +313,38 @@ def test_lock_file_that_differs_from_what_is_installed_is_told(tmp_path):
     [(name, _, locked)] = lock_drift(tmp_path / "constraints.txt")
     assert (name, locked) == ("prefect", "0.0.1")
     assert lock_drift(Path("missing")) == []
+
+
+def test_every_upgrade_of_the_registry_keeps_a_copy_of_its_own(old_home, monkeypatch):
+    upgrade(NOW)
+    with sqlite3.connect(old_home / "mlflow.db") as connection:
+        connection.execute("CREATE TABLE later (x)")
+    downgrade(old_home / "mlflow.db", monkeypatch)
+    done = upgrade(NOW)
+    first, second = sorted(old_home.glob("before-upgrade/mlflow-*.db"))
+    assert any(str(second) in text for text in done)
+    with sqlite3.connect(second) as connection:
+        assert connection.execute("SELECT count(*) FROM later").fetchone() == (0,)
+    with sqlite3.connect(first) as connection, pytest.raises(sqlite3.OperationalError):
+        connection.execute("SELECT count(*) FROM later")
+
+
+def test_copy_of_a_database_is_whole_whatever_its_path_holds(tmp_path):
+    folder = tmp_path / "a#b ?c %20"
+    folder.mkdir()
+    with sqlite3.connect(folder / "x.db") as connection:
+        connection.execute("CREATE TABLE t (x)")
+        connection.execute("INSERT INTO t VALUES (7)")
+    tracking_schema.copy_database(folder / "x.db", folder / "y" / "x.db")
+    with sqlite3.connect(folder / "y" / "x.db") as connection:
+        assert connection.execute("SELECT x FROM t").fetchall() == [(7,)]
+    assert sorted(path.name for path in folder.iterdir()) == ["x.db", "y"]
+
+
+def test_key_beside_a_backup_is_the_one_of_its_hashes(full_home, tmp_path, monkeypatch):
+    make_backup(tmp_path / "backup", NOW, with_key=tmp_path / "key")
+    rotate_key(full_home, {})
+    move_to(monkeypatch, tmp_path / "restored")
+    restore_backup(tmp_path / "backup", key=tmp_path / "key")
+    with pytest.raises(StoreError, match="nothing is written over"):
+        make_backup(tmp_path / "backup", NOW, with_key=tmp_path / "key")

@@ -104,6 +104,19 @@ def test_an_attempt_after_another_one_is_the_challenger_again(adapter, mlflow_ho
     assert registry.challenger(NAME).version == "1"
 
 
+def test_a_damaged_challenger_is_restored_by_the_same_attempt(adapter, mlflow_home):
+    tell(attempt(adapter))
+    (stored,) = (
+        path
+        for path in (mlflow_home / "mlartifacts").rglob("adapter_model.safetensors")
+        if path.is_file()
+    )
+    whole = stored.read_bytes()
+    stored.write_bytes(whole[:-4])
+    tell(attempt(adapter))
+    assert stored.read_bytes() == whole
+
+
 def test_a_promotion_is_never_taken_for_told(adapter):
     """A champion that somebody took away by hand is put back by the run that promoted it."""
     tell(attempt(adapter), promote=True)

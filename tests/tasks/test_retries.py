@@ -8,7 +8,7 @@ from tasks.retries import with_retries
 @pytest.fixture
 def slept(monkeypatch):
     delays = []
-    monkeypatch.setattr(retries.time, "sleep", delays.append)
+    monkeypatch.setattr(retries, "sleep_or_stop", delays.append)
     return delays
 
 
