@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from prefect import Task
 from prefect.futures import PrefectFuture
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from compass_core.config import ExecutionConfig
@@ -115,7 +116,7 @@ def run_cells(
     news = folder / "news"
     at_once = min(execution.max_parallel, len(cells))
     try:
-        with open_engine(execution, at_once) as engine:
+        with _one_server_for_all(execution), open_engine(execution, at_once) as engine:
             site = open_site(news)
             remote = {key: _for_worker(given, site) for key, given in cells.items()}
             with News(news) as heard:
@@ -126,6 +127,22 @@ def run_cells(
             return outcomes
     finally:
         shutil.rmtree(news, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _one_server_for_all(execution: ExecutionConfig) -> Iterator[None]:
+    """Let workers on this machine use the temporary server of this command, if there is one.
+
+    Each would start its own otherwise, which nobody sees and which outlives a killed worker.
+    """
+    from prefect.server.api.server import SubprocessASGIServer
+
+    server = SubprocessASGIServer()
+    if PREFECT_API_URL.value() or execution.cluster_address or not server.running:
+        yield
+        return
+    with temporary_settings({PREFECT_API_URL: server.api_url}):
+        yield
 
 
 @contextlib.contextmanager

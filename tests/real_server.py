@@ -90,6 +90,28 @@ def processes_of(home):
     return [pid for pid in found if pid != os.getpid()]
 
 
+def wait_for_end_of(home, seconds=60):
+    """Wait until no process of this home is left, but for Python's own helper of this one."""
+    left = []
+
+    def ended():
+        left[:] = [(pid, command_of(pid)) for pid in processes_of(home)]
+        left[:] = [entry for entry in left if "resource_tracker" not in entry[1]]
+        return not left
+
+    try:
+        wait_for(ended, "the end of every process", seconds)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {left}") from None
+
+
+def command_of(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:200]
+    except OSError:
+        return ""
+
+
 class PrefectServer:
     """A server with a home, a database and a port of its own, which survive a restart.
 

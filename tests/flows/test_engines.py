@@ -23,7 +23,7 @@ from tasks.progress import watch
 from tasks.reporting import failed_outcome, name_finished
 from tasks.workers import News, open_site, travelling
 from tests.flows.conftest import GOOD, UNKNOWN, run_adapt, small_config
-from tests.real_server import PrefectServer, free_port, processes_of, wait_for
+from tests.real_server import PrefectServer, free_port, processes_of, wait_for, wait_for_end_of
 
 ROOT = Path(__file__).parents[2]
 ENGINES = ["dask", pytest.param("ray", marks=pytest.mark.nightly)]
@@ -247,7 +247,7 @@ def test_a_cluster_makes_what_threads_make_and_once(kind, finished_run, home):
     for language in GOOD:
         arms = record["languages"][language]["arms"]
         assert again["languages"][language]["arms"] == arms
-    wait_for(lambda: not processes_of(home), "the end of every worker", 60)
+    wait_for_end_of(home)
 
 
 @pytest.mark.nightly
@@ -279,7 +279,7 @@ def test_a_stopped_run_leaves_no_process_behind(kind, number, home, tmp_path):
         else:
             os.kill(process.pid, number)
         process.wait(60)
-        wait_for(lambda: not processes_of(home), "the end of every process", 60)
+        wait_for_end_of(home)
     finally:
         for pid in processes_of(home):
             os.kill(pid, signal.SIGKILL)
