@@ -18,6 +18,7 @@ from compass_core.config_files import dump_config
 from compass_core.errors import CompassError, ConfigError, DataError, TransientError
 from flows import engines
 from flows.engines import check_engine, run_cells
+from tasks.compute import close_trainers
 from tasks.limits import check_training_limit, training_slot
 from tasks.progress import watch
 from tasks.reporting import failed_outcome, name_finished
@@ -247,6 +248,7 @@ def test_a_cluster_makes_what_threads_make_and_once(kind, finished_run, home):
     for language in GOOD:
         arms = record["languages"][language]["arms"]
         assert again["languages"][language]["arms"] == arms
+    close_trainers()  # of this process, which embedded the pool
     wait_for_end_of(home)
 
 
