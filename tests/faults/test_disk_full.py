@@ -7,7 +7,7 @@ import sys
 import pytest
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1500)]
-SIZES = ("150k", "500k", "840k", "20m")
+SIZES = ("150k", "500k", "720k", "20m")
 """The store of the small corpora takes about a megabyte; each size is full at another stage."""
 
 
