@@ -227,17 +227,18 @@ def start_run(
     tracker = client()
     experiment_number = experiment_id(experiment)
     with mlflow_errors(f"start the run {run_name!r}"):
-        run_id = next(iter(_runs_of_attempt(tracker, experiment_number, attempt)), None)
-        if run_id is None:
+        found = _runs_of_attempt(tracker, experiment_number, attempt)
+        if not found:
             all_tags = {**_text_values(tags), "mlflow.source.name": "compass"}
             if attempt:
                 all_tags[ATTEMPT_TAG] = attempt
             created = tracker.create_run(experiment_number, tags=all_tags, run_name=run_name)
-            # A reply that is lost makes the client ask again, so there may be two by now.
             made = _runs_of_attempt(tracker, experiment_number, attempt)
-            run_id, *twins = made or [str(created.info.run_id)]
-            for twin in twins:
-                tracker.delete_run(twin)
+            found = made or [str(created.info.run_id)]
+        # An answer that is lost makes the client, and then the task, ask again: each opens one.
+        run_id, *twins = found
+        for twin in twins:
+            tracker.delete_run(twin)
     if not is_finished(run_id):
         log_params(run_id, params)
     return run_id

@@ -61,3 +61,22 @@ def test_run_opened_twice_is_kept_once(monkeypatch):
     client = tracking.client()
     experiment = client.get_experiment_by_name("compass").experiment_id
     assert [run.info.run_id for run in client.search_runs([experiment])] == [opened]
+
+
+@pytest.mark.usefixtures("mlflow_home")
+def test_run_whose_every_answer_was_lost_is_kept_once_by_the_next_try(monkeypatch):
+    plain = MlflowClient.create_run
+
+    def lost(*args, **kwargs):
+        plain(*args, **kwargs)
+        plain(*args, **kwargs)
+        raise MlflowException("no answer", error_code=TEMPORARILY_UNAVAILABLE)
+
+    monkeypatch.setattr(MlflowClient, "create_run", lost)
+    with pytest.raises(TransientError):
+        tracking.start_run("compass", "one", tags={}, params={}, attempt="a")
+    twice(monkeypatch, "delete_run")
+    opened = tracking.start_run("compass", "one", tags={}, params={}, attempt="a")
+    client = tracking.client()
+    experiment = client.get_experiment_by_name("compass").experiment_id
+    assert [run.info.run_id for run in client.search_runs([experiment])] == [opened]
