@@ -21,6 +21,18 @@ def twice(monkeypatch, method):
     monkeypatch.setattr(MlflowClient, method, call)
 
 
+def all_lost(monkeypatch, method):
+    """Let every request land, the client's second one too, and no answer arrive."""
+    plain = getattr(MlflowClient, method)
+
+    def call(*args, **kwargs):
+        plain(*args, **kwargs)
+        plain(*args, **kwargs)
+        raise MlflowException("no answer", error_code=TEMPORARILY_UNAVAILABLE)
+
+    monkeypatch.setattr(MlflowClient, method, call)
+
+
 @pytest.mark.usefixtures("mlflow_home")
 def test_version_created_twice_is_kept_once(monkeypatch, tmp_path):
     run = tracking.start_run("compass", "one", tags={}, params={})
@@ -35,14 +47,7 @@ def test_version_created_twice_is_kept_once(monkeypatch, tmp_path):
 @pytest.mark.usefixtures("mlflow_home")
 def test_version_whose_every_answer_was_lost_is_kept_once_by_the_next_try(monkeypatch, tmp_path):
     run = tracking.start_run("compass", "one", tags={}, params={})
-    plain = MlflowClient.create_model_version
-
-    def lost(*args, **kwargs):
-        plain(*args, **kwargs)
-        plain(*args, **kwargs)
-        raise MlflowException("no answer", error_code=TEMPORARILY_UNAVAILABLE)
-
-    monkeypatch.setattr(MlflowClient, "create_model_version", lost)
+    all_lost(monkeypatch, "create_model_version")
     folder = make_adapter(tmp_path / "a", 1.0)
     with pytest.raises(TransientError):
         registry.register_adapter(NAME, folder, run_id=run, tags={})
@@ -65,14 +70,7 @@ def test_run_opened_twice_is_kept_once(monkeypatch):
 
 @pytest.mark.usefixtures("mlflow_home")
 def test_run_whose_every_answer_was_lost_is_kept_once_by_the_next_try(monkeypatch):
-    plain = MlflowClient.create_run
-
-    def lost(*args, **kwargs):
-        plain(*args, **kwargs)
-        plain(*args, **kwargs)
-        raise MlflowException("no answer", error_code=TEMPORARILY_UNAVAILABLE)
-
-    monkeypatch.setattr(MlflowClient, "create_run", lost)
+    all_lost(monkeypatch, "create_run")
     with pytest.raises(TransientError):
         tracking.start_run("compass", "one", tags={}, params={}, attempt="a")
     twice(monkeypatch, "delete_run")
