@@ -52,9 +52,7 @@ os.execv(sys.executable, [sys.executable, "-m", "prefect", "server", "start", "-
 """
 _BOOKS = {
     "check_registry",
-    "find_champion",
     "settle_champion",
-    "was_rolled_back",
     "register_and_promote",
     "finish_run",
 }

@@ -123,7 +123,9 @@ def write_tables(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> i
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Read one Parquet file, optionally only `columns`."""
-    return pq.ParquetFile(path).read(columns=columns)
+    file = pq.ParquetFile(path)
+    # Waking other threads for a few rows takes longer than reading them.
+    return file.read(columns=columns, use_threads=file.metadata.num_rows > ROW_GROUP_ROWS)
 
 
 def write_array(path: Path, array: NDArray[Any]) -> None:

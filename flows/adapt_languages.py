@@ -14,7 +14,7 @@ from flows.engines import check_engine, run_cells
 from flows.fanout import run_children
 from flows.language_dag import Shared, adapt, prepare_shared
 from flows.outcomes import run_state
-from tasks.artifacts import publish_language, run_slug
+from tasks.artifacts import pages_on_the_side, publish_language, run_slug
 from tasks.exclusion import language_slot
 from tasks.live_progress import live_progress
 from tasks.promotion import check_registry
@@ -40,6 +40,11 @@ def adapt_languages(config: AdaptConfig) -> State[Any]:
     Ends as Completed, CompletedWithFailures (some languages failed) or Failed (all did).
     """
     check_engine(config.execution, deployments=True)
+    with pages_on_the_side():
+        return run_state(_adapt(config))
+
+
+def _adapt(config: AdaptConfig) -> dict[str, Any]:
     run = start_run("adapt-languages", config)
     if not config.execution.dry_run:
         check_registry()
@@ -54,4 +59,4 @@ def adapt_languages(config: AdaptConfig) -> State[Any]:
                 for language in config.languages
             }
             outcomes = run_cells(adapt_one, given, config.execution, run.folder, shared.refused)
-    return run_state(finish_run(run, config, outcomes))
+        return finish_run(run, config, outcomes)

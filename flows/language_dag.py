@@ -6,9 +6,10 @@ promote ◄─ decide ◄─┘
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,18 +19,19 @@ from prefect.transactions import CommitMode, transaction
 from compass_core.config import Recipe, SelectionConfig
 from compass_core.faults import fault_point
 from compass_core.records import ArtifactRef
-from tasks.caching import ModelRef, as_it_is, as_ref
-from tasks.embedding import embed
+from tasks.caching import ModelRef, as_it_is, as_ref, as_refs
+from tasks.embedding import embed, embed_corpora
 from tasks.estimating import estimate_language
 from tasks.evaluation import evaluate, locate
 from tasks.ingestion import (
+    ROLES,
     PoolSource,
     Sources,
-    check_corpora,
     check_pool,
     check_sources,
     corpus_config,
     ingest,
+    ingest_corpora,
 )
 from tasks.interruption import go_on_or_raise, stop_requested
 from tasks.lineage import FIRST_SLICE, embedding_identity, write_lineage
@@ -91,25 +93,35 @@ class Line:
         of the task around it. Small helpers of the stages (`tasks.caching.part`) are no task runs:
         a task run costs more than finding what one of them made, and 42 languages have hundreds.
         """
-        go_on_or_raise()
-        beat(self.language, name, "running")
-        started, before = time.monotonic(), pieces_of_work()
-        try:
-            fault_point(f"{name.split(maxsplit=1)[0]}.start", self.language)
+        with self._step(name):
             if isinstance(stage_task, Task):
                 with transaction(commit_mode=CommitMode.EAGER):
                     ref = as_ref(stage_task(**as_it_is(params)))
             else:
                 ref = with_retries(functools.partial(stage_task, **params))
+            self.artifacts[name] = ref
+        return ref
+
+    def run_parts(self, name: str, stage_task: Any, **params: Any) -> dict[str, ArtifactRef]:
+        """Run one stage of several artefacts, return them by name, and report progress."""
+        with self._step(name):
+            return as_refs(stage_task(**as_it_is(params)))
+
+    @contextlib.contextmanager
+    def _step(self, name: str) -> Iterator[None]:
+        go_on_or_raise()
+        beat(self.language, name, "running")
+        started, before = time.monotonic(), pieces_of_work()
+        try:
+            fault_point(f"{name.split(maxsplit=1)[0]}.start", self.language)
+            yield
         except BaseException:
             if not stop_requested():
                 beat(self.language, name, "failed")
             raise
-        self.artifacts[name] = ref
         self.timings[name] = time.monotonic() - started
         state = "done" if pieces_of_work() > before else "cached"
         beat(self.language, name, state, 1.0, f"{self.timings[name]:.1f} s")
-        return ref
 
 
 def prepare_shared(recipe: Recipe, base_folder: str, cells: Sequence[Cell]) -> Shared:
@@ -195,7 +207,7 @@ def _adapt(line: Line, recipe: Recipe, shared: Shared, *, promote: bool) -> dict
         arms[ZERO_SHOT] = {"evaluate": score(line, recipe, shared, ZERO_SHOT, None)}
         for strategy in strategies:
             arms[strategy] |= train_and_score(line, recipe, shared, strategy)
-        locate_test(line, recipe, shared)
+        locate_test(line)
     outcome = {
         "language": language,
         "status": "selected" if dry_run else "scored",
@@ -256,31 +268,29 @@ def ingest_language(
     line: Line, recipe: Recipe, sources: Sources, pool: Sequence[ArtifactRef]
 ) -> None:
     """Read usage, coverage and test set, and check them against each other."""
-    for role in ("usage", "coverage", "test"):
-        line.run(
-            role,
-            ingest,
-            language=line.language,
-            role=role,
-            corpus=corpus_config(recipe, role),
-            content=sources.corpora[role],
-            seed=recipe.seed,
-        )
-    line.run(
-        "check",
-        check_corpora,
+    line.artifacts |= line.run_parts(
+        "ingest",
+        ingest_corpora,
         language=line.language,
-        usage=line.artifacts["usage"],
-        coverage=line.artifacts["coverage"],
-        test=line.artifacts["test"],
+        corpora={role: (corpus_config(recipe, role), sources.corpora[role]) for role in ROLES},
+        seed=recipe.seed,
         pool=list(pool),
     )
 
 
 def place(line: Line, recipe: Recipe, shared: Shared) -> None:
-    """Embed, cluster and measure the gap."""
-    for role in ("usage", "coverage"):
-        embed_role(line, role, recipe, shared)
+    """Embed, cluster and measure the gap; the test set is embedded if it will be scored."""
+    roles = [role for role in ROLES if role != "test" or not recipe.execution.dry_run]
+    vectors = line.run_parts(
+        "embed",
+        embed_corpora,
+        language=line.language,
+        rows={role: line.artifacts[role] for role in roles},
+        encoder=shared.sources.encoder,
+        config=recipe.embedding,
+        execution=recipe.execution,
+    )
+    line.artifacts |= {f"embed {role}": made for role, made in vectors.items()}
     line.artifacts["pool"] = shared.pool
     line.run(
         "cluster",
@@ -309,19 +319,6 @@ def own_corpora(line: Line) -> dict[str, Corpus]:
         role: Corpus(rows=line.artifacts[role], vectors=line.artifacts[f"embed {role}"])
         for role in ("usage", "coverage")
     }
-
-
-def embed_role(line: Line, role: str, recipe: Recipe, shared: Shared) -> ArtifactRef:
-    """Embed one corpus of the language."""
-    return line.run(
-        f"embed {role}",
-        embed,
-        language=line.language,
-        rows=line.artifacts[role],
-        encoder=shared.sources.encoder,
-        config=recipe.embedding,
-        execution=recipe.execution,
-    )
 
 
 def select(line: Line, recipe: Recipe, config: SelectionConfig, sources: Sources) -> ArtifactRef:
@@ -378,14 +375,14 @@ def score(
     )
 
 
-def locate_test(line: Line, recipe: Recipe, shared: Shared) -> None:
+def locate_test(line: Line) -> None:
     """Place the scored test items in the clusters, for the report and the gate."""
     line.run(
         "locate",
         locate,
         language=line.language,
         test=line.artifacts["test"],
-        vectors=embed_role(line, "test", recipe, shared),
+        vectors=line.artifacts["embed test"],
         space=line.artifacts["cluster"],
     )
 
@@ -411,7 +408,7 @@ def settle(
     fault_point("settle.start", line.language)
     arm = recipe.selection.strategy
     name = registered_name(recipe.base.model, shared.sources.base, line.language)
-    champion = find_champion(line.language, name)
+    champion = find_champion(name)
     serving = champion["version"] if champion else None
     challenger = adapter_ref(arms[arm]["adapter"])
     if champion is not None and champion["adapter_sha256"] == challenger.sha256:
@@ -419,7 +416,7 @@ def settle(
         if not is_settled(champion):
             settle_champion(line.language, name, champion, line.artifacts["lineage"])
         return _known(name, serving, "promoted", f"This very adapter serves as version {serving}.")
-    rolled_back = was_rolled_back(line.language, name, challenger.sha256)
+    rolled_back = was_rolled_back(name, challenger.sha256)
     if rolled_back is not None:
         reason = f"This very adapter was rolled back before (version {rolled_back})."
         return _known(name, serving, "kept", reason)

@@ -14,13 +14,13 @@ from flows.terminal import ERR, OUT, follow
 from tasks.reporting import last_run_id, read_run
 from tasks.settings import runs_folder
 
-_FIXED_STEPS = 9
-"""Steps of a language besides its arms: three corpora, check, two embeddings, cluster, gap, map."""
+_FIXED_STEPS = 5
+"""Steps of a language besides its arms: ingest, embed, cluster, gap, map."""
 _STEPS_PER_ARM = 3
 _STREAM_STEPS, _SHIFT_STEPS = 12, 11
 """Steps of a sequence of shifts and of one shift, besides training and scoring each arm."""
-_LAST_STEPS = 4
-"""Zero-shot, embedding and placing the test items, decision."""
+_LAST_STEPS = 3
+"""Zero-shot, placing the test items, decision."""
 
 
 def shipped_config(name: str) -> Path:

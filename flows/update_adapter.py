@@ -113,7 +113,7 @@ def _settled(baseline: Baseline, status: str, reason: str) -> dict[str, Any]:
 
 def _run(config: AdaptConfig, language: str, baseline: Baseline, event: str) -> dict[str, Any]:
     sources = check_sources(config, str(Path.cwd()))
-    champion = find_champion(language, baseline.name)
+    champion = find_champion(baseline.name)
     if champion is None or champion["version"] != baseline.version:
         raise TransientError("Another champion came into service; run the update again.")
     update = Update(config, sources, baseline, champion, event)

@@ -266,7 +266,7 @@ class Update:
 
     def settle(self, name: str, adapter: ModelRef, verdict: dict[str, Any]) -> dict[str, Any]:
         """Register an arm with everything it stands on, and promote it if the verdict says so."""
-        rolled_back = was_rolled_back(self.language, self.baseline.name, adapter.sha256)
+        rolled_back = was_rolled_back(self.baseline.name, adapter.sha256)
         if rolled_back is not None:
             reason = f"This very adapter was rolled back before (version {rolled_back})."
             verdict |= {"promote": False, "reasons": [reason, *verdict["reasons"]]}

@@ -6,10 +6,14 @@ warning, never a language.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -35,6 +39,7 @@ from tasks.outage import tell_server
 from tasks.progress import beat
 
 _LOG = logging.getLogger(__name__)
+_side: ContextVar[ThreadPoolExecutor | None] = ContextVar("side", default=None)
 _MAX_LINK = 6_000
 """Characters of an address that every browser and server takes."""
 _COMMANDS = {
@@ -54,8 +59,33 @@ def slug_of(language: str) -> str:
     return language.lower().replace("_", "-")
 
 
+@contextlib.contextmanager
+def pages_on_the_side() -> Iterator[None]:
+    """Show the pages that the block publishes from another thread, and wait for the last of them.
+
+    A language takes longer to tell the server what was kept than to find it.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="pages") as thread:
+        token = _side.set(thread)
+        try:
+            yield
+        except BaseException:
+            thread.shutdown(wait=False, cancel_futures=True)
+            raise
+        finally:
+            _side.reset(token)
+
+
 def publish(key: str, markdown: str, description: str) -> None:
     """Show a page in the interface; each call with one key is a version of its history."""
+    thread = _side.get()
+    if thread is None:
+        _publish(key, markdown, description)
+    else:  # the page belongs to the run whose context this is
+        thread.submit(contextvars.copy_context().run, _publish, key, markdown, description)
+
+
+def _publish(key: str, markdown: str, description: str) -> None:
     try:
         tell_server(create_markdown_artifact, markdown, key=key, description=description)
     except Exception as error:

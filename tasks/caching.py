@@ -15,6 +15,7 @@ import importlib.metadata
 import inspect
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -25,13 +26,15 @@ from typing import Any, Concatenate, ParamSpec, cast
 
 import anyio.to_thread
 from prefect import Task, get_run_logger
-from prefect.cache_policies import CacheKeyFnPolicy
+from prefect.cache_policies import NO_CACHE, CacheKeyFnPolicy
+from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
 from prefect.exceptions import MissingContextError
 from prefect.filesystems import LocalFileSystem
 from prefect.locking.protocol import LockManager
 from prefect.runtime import task_run
 from prefect.settings import get_current_settings
+from prefect.states import Completed
 from prefect.transactions import IsolationLevel
 from prefect.utilities.annotations import quote
 
@@ -39,10 +42,10 @@ from compass_core.config import Config
 from compass_core.errors import StoreError
 from compass_core.faults import fault_point
 from compass_core.records import ArtifactRef
-from compass_core.storage import ArtifactStore, Draft, fingerprint
-from tasks.progress import note_work
+from compass_core.storage import ArtifactStore, Draft, file_lock, fingerprint
+from tasks.progress import note_work, pieces_of_work
 from tasks.retries import RETRIES, RETRY_DELAYS_SECONDS, retry_if_transient
-from tasks.settings import compass_home, open_store, store_root
+from tasks.settings import compass_home, open_store, real_path, store_root
 
 P = ParamSpec("P")
 
@@ -201,12 +204,12 @@ class VerifyingKeyStore(LocalFileSystem):
     _block_type_slug = "compass-key-store"
 
     def _resolve_path(self, path: str) -> Path:
-        base = compass_home() / "store" / "keys"
-        base.mkdir(parents=True, exist_ok=True, mode=0o700)
-        resolved = (base / Path(path).name).resolve()
-        if resolved.parent != base.resolve():
+        base, name = compass_home() / "store" / "keys", Path(path).name
+        if name in ("", "..") or (base / name).is_symlink():
             raise ValueError(f"{path!r} is not a cache key")
-        return resolved
+        if not base.is_dir():
+            base.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return base / name
 
     def read_path(self, path: str, _sync: bool = True) -> bytes:  # type: ignore[override]
         """Return the record of key `path`; fail like a missing file without its artefact.
@@ -218,15 +221,15 @@ class VerifyingKeyStore(LocalFileSystem):
         if _whole(open_store(), kind, key) is None:
             raise FileNotFoundError(path)
         record = self._resolve_path(path).read_bytes()
-        results = get_current_settings().results.local_storage_path.expanduser().resolve()
-        named = (results / json.loads(record)["storage_key"]).resolve()
+        results = real_path(get_current_settings().results.local_storage_path)
+        named = Path(os.path.normpath(results / json.loads(record)["storage_key"]))
         if not named.is_relative_to(results) or not named.is_file():
             raise FileNotFoundError(path)
         return record
 
 
 def part(
-    kind: str, version: int, *, libraries: tuple[str, ...] = ()
+    kind: str, version: int, *, libraries: tuple[str, ...] = (), alone: bool = False
 ) -> Callable[[Callable[Concatenate[Draft, P], None]], Callable[P, ArtifactRef]]:
     """Turn ``body(draft, **params)`` into a function that makes its artefact once.
 
@@ -237,6 +240,7 @@ def part(
         kind: Name of the artefact's folder in the store.
         version: Raise it when the body's result changes.
         libraries: Distributions whose version is part of the key.
+        alone: Whether everybody else who wants this artefact waits while it is made.
     """
 
     def decorate(body: Callable[Concatenate[Draft, P], None]) -> Callable[P, ArtifactRef]:
@@ -250,25 +254,36 @@ def part(
             store = open_store()
             key = stage_key(kind, version, bound.arguments, libraries)
             found = _whole(store, kind, key)
-            if found is None:
-                provenance = {
-                    "stage_version": version,
-                    "inputs": cast(dict[str, Any], key_value(bound.arguments)),
-                }
-                language = str(bound.arguments.get("language", ""))
+            if found is not None:
+                return found
+            provenance = {
+                "stage_version": version,
+                "inputs": cast(dict[str, Any], key_value(bound.arguments)),
+            }
+            language = str(bound.arguments.get("language", ""))
+            with _lock_of(kind, key) if alone else contextlib.nullcontext():
+                found = _whole(store, kind, key) if alone else None
+                if found is not None:
+                    return found
                 with store.build(kind, key, provenance) as draft:
                     fault_point(f"{kind}.begin", language)
                     body(draft, *args, **kwargs)
                     fault_point(f"{kind}.built", language)
                 found = store.put(kind, key, draft)
-                note_work()
-                fault_point(f"{kind}.published", language)
-                _log(found)
+            note_work()
+            fault_point(f"{kind}.published", language)
+            _log(found)
             return found
 
         return produce
 
     return decorate
+
+
+def _lock_of(kind: str, key: str) -> contextlib.AbstractContextManager[None]:
+    """Hold the lock that Prefect holds while the stage of this key runs."""
+    path = store_root() / "locks" / f"{kind}-{key}.lock"
+    return file_lock(path, timeout_seconds=math.inf)
 
 
 def _whole(store: ArtifactStore, kind: str, key: str) -> ArtifactRef | None:
@@ -295,9 +310,19 @@ def _whole(store: ArtifactStore, kind: str, key: str) -> ArtifactRef | None:
     return found
 
 
+class Stage(Task[P, dict[str, Any]]):
+    """A cached task that returns an artefact's reference.
+
+    Attributes:
+        part: Makes or finds the same artefact without a task run.
+    """
+
+    part: Callable[P, ArtifactRef]
+
+
 def stage(
     kind: str, version: int, *, libraries: tuple[str, ...] = ()
-) -> Callable[[Callable[Concatenate[Draft, P], None]], Task[P, dict[str, Any]]]:
+) -> Callable[[Callable[Concatenate[Draft, P], None]], Stage[P]]:
     """Turn ``body(draft, **params)`` into a cached task that returns an artefact's reference.
 
     Args:
@@ -306,7 +331,7 @@ def stage(
         libraries: Distributions whose version is part of the key.
     """
 
-    def decorate(body: Callable[Concatenate[Draft, P], None]) -> Task[P, dict[str, Any]]:
+    def decorate(body: Callable[Concatenate[Draft, P], None]) -> Stage[P]:
         signature = inspect.signature(body)
         parameters = list(signature.parameters.values())[1:]
         public = signature.replace(parameters=parameters, return_annotation=dict[str, Any])
@@ -327,7 +352,7 @@ def stage(
             isolation_level=IsolationLevel.SERIALIZABLE,
             lock_manager=FlockLockManager(),
         )
-        made: Task[P, dict[str, Any]] = Task(
+        made: Stage[P] = Stage(
             fn=cast(Callable[P, dict[str, Any]], run),
             name=kind,
             task_run_name=_name_of_run,
@@ -338,7 +363,44 @@ def stage(
             retry_delay_seconds=RETRY_DELAYS_SECONDS,
             retry_condition_fn=retry_if_transient,
         )
+        made.part = part(kind, version, libraries=libraries, alone=True)(body)
         return made
+
+    return decorate
+
+
+def stage_of_parts(
+    name: str,
+) -> Callable[[Callable[P, Mapping[str, ArtifactRef]]], Task[P, State[dict[str, Any]]]]:
+    """Turn a function that makes several parts into one task; it ends *Cached* if it made none.
+
+    A task run costs Prefect more than finding an artefact does, so what a language always needs
+    together is one run. Prefect keeps no record of it: every part looks in the store.
+
+    Args:
+        name: Name of the stage.
+    """
+
+    def decorate(
+        body: Callable[P, Mapping[str, ArtifactRef]],
+    ) -> Task[P, State[dict[str, Any]]]:
+        @functools.wraps(body)
+        def run(*args: P.args, **kwargs: P.kwargs) -> State[dict[str, Any]]:
+            before = pieces_of_work()
+            refs = {part: ref.to_dict() for part, ref in body(*args, **kwargs).items()}
+            if pieces_of_work() > before:
+                return Completed(data=refs)
+            return Completed(name="Cached", data=refs)
+
+        return Task(
+            fn=run,
+            name=name,
+            task_run_name=_name_of_run,
+            cache_policy=NO_CACHE,
+            retries=RETRIES,
+            retry_delay_seconds=RETRY_DELAYS_SECONDS,
+            retry_condition_fn=retry_if_transient,
+        )
 
     return decorate
 
@@ -382,14 +444,22 @@ def as_ref(value: Mapping[str, Any]) -> ArtifactRef:
     return ArtifactRef.from_dict(value)
 
 
+def as_refs(state: State[dict[str, Any]]) -> dict[str, ArtifactRef]:
+    """Return the result of a stage of parts as references."""
+    return {name: as_ref(value) for name, value in state.result().items()}
+
+
 __all__ = [
     "FlockLockManager",
     "ModelRef",
+    "Stage",
     "VerifyingKeyStore",
     "as_it_is",
     "as_ref",
+    "as_refs",
     "key_value",
     "part",
     "stage",
     "stage_key",
+    "stage_of_parts",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from compass_core.embedding_parts import ALIVE, sweep_parts
 from compass_core.errors import StoreError
 from compass_core.records import ArtifactRef
 from compass_core.storage import Draft, file_lock
-from tasks.caching import ModelRef, stage, stage_key
+from tasks.caching import ModelRef, stage, stage_key, stage_of_parts
 from tasks.compute import run_job
 from tasks.settings import open_store
 
@@ -50,6 +51,21 @@ def embed(
         draft.spent.append(parts)
     draft.rows = facts["n_texts"]
     draft.provenance["precisions"] = facts["precisions"]
+
+
+@stage_of_parts("embed")
+def embed_corpora(
+    language: str,
+    rows: Mapping[str, ArtifactRef],
+    encoder: ModelRef,
+    config: EmbeddingConfig,
+    execution: ExecutionConfig,
+) -> dict[str, ArtifactRef]:
+    """Embed several corpora of one language, by role: see `embed`."""
+    return {
+        role: embed.part(language, corpus, encoder, config, execution)
+        for role, corpus in rows.items()
+    }
 
 
 def _embed_in_parts(

@@ -20,6 +20,7 @@ from compass_core.adaptation.bases import base_fingerprint, check_base
 from compass_core.config import CorpusConfig, Recipe, StarterData, StudyConfig
 from compass_core.embedding import encoder_fingerprint
 from compass_core.errors import DataError
+from compass_core.faults import fault_point
 from compass_core.forgotten import Forgotten
 from compass_core.languages import language_name
 from compass_core.reading import (
@@ -47,13 +48,13 @@ from compass_core.storage import (
     write_json,
     write_table,
 )
-from tasks.caching import ModelRef, part, stage
+from tasks.caching import ModelRef, part, stage, stage_of_parts
 from tasks.pools import open_sketch
 from tasks.preflight import check_training
 from tasks.settings import compass_home, is_forgotten, open_store
 
 STARTER = "starter"
-ROLES = ("usage", "coverage", "test")
+ROLES: tuple[Role, ...] = ("usage", "coverage", "test")
 """Corpora of one language; the pool belongs to all."""
 
 RETENTION = "retention"
@@ -259,6 +260,30 @@ def ingest(
         draft.rows = rows.num_rows
         write_table(out, rows)
     write_json(draft.folder / "notes.json", notes)
+
+
+@stage_of_parts("ingest")
+def ingest_corpora(
+    language: str,
+    corpora: Mapping[str, tuple[CorpusConfig | StarterData | None, ModelRef]],
+    seed: int,
+    pool: Sequence[ArtifactRef],
+) -> dict[str, ArtifactRef]:
+    """Read the corpora of one language, by role, and check them against each other: see `ingest`.
+
+    Returns:
+        The rows of usage, coverage and test set by role, and the notes as ``check``.
+
+    Raises:
+        DataError: a corpus cannot be used, or they cannot be used together.
+    """
+    found = {}
+    for role in ROLES:
+        fault_point(f"{role}.start", language)
+        corpus, content = corpora[role]
+        found[role] = ingest.part(language, role, corpus, content, seed)
+    fault_point("check.start", language)
+    return found | {"check": check_corpora(language, **found, pool=pool)}
 
 
 def _check_unchanged(corpus: CorpusConfig, content: ModelRef, label: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import fields
@@ -27,6 +28,8 @@ Outcome = Mapping[str, Any]
 ZERO_SHOT = "zero-shot"
 _NO_SCORE = {"n_clusters", "n_iterations", "seconds", "min_cluster_size"}
 """What a candidate's entry holds besides its scores."""
+_KEPT = 256
+"""Scores and masks that are kept, of artefacts that never change."""
 
 
 def failed_report(outcome: Outcome) -> LanguageReport:
@@ -106,12 +109,13 @@ def _tried(row: Mapping[str, Any]) -> dict[str, Any]:
 def scored_arms(outcome: Outcome, recipe: Recipe) -> list[ArmResult]:
     """Return every scored arm with its interval and its accuracy on missing and covered topics."""
     refs = _refs(outcome["artifacts"])
-    covered = _covered(refs)
+    groups = (refs["test"], refs["coverage"], refs["cluster"], refs["locate"])
+    resampling = (recipe.evaluation.confidence, recipe.evaluation.n_bootstrap, recipe.seed)
     results = []
     for name, arm in outcome["arms"].items():
         if "evaluate" not in arm:
             continue
-        found = arm_score(_ref(arm["evaluate"]), covered, recipe, outcome["language"])
+        found = _arm_score(_ref(arm["evaluate"]), groups, resampling, outcome["language"])
         results.append(
             ArmResult(
                 arm=name,
@@ -128,34 +132,48 @@ def scored_arms(outcome: Outcome, recipe: Recipe) -> list[ArmResult]:
     return results
 
 
-def arm_score(
-    evaluation: ArtifactRef, covered: NDArray[np.bool_], recipe: Recipe, language: str
+@functools.lru_cache(_KEPT)
+def _arm_score(
+    evaluation: ArtifactRef,
+    groups: tuple[ArtifactRef, ArtifactRef, ArtifactRef, ArtifactRef],
+    resampling: tuple[float, int, int],
+    language: str,
 ) -> ArmScore:
-    """Summarise one evaluation."""
-    correct = _correct(evaluation)
+    """Summarise one evaluation, once for the registry, the interface and the report.
+
+    Args:
+        evaluation: The scored items.
+        groups: Test set, coverage, space and places of the test items.
+        resampling: Confidence, draws and seed of the interval.
+        language: Canonical code.
+    """
+    confidence, n_bootstrap, seed = resampling
     return score_arm(
-        correct,
-        covered,
-        confidence=recipe.evaluation.confidence,
-        n_bootstrap=recipe.evaluation.n_bootstrap,
-        rng=derive_rng(recipe.seed, "bootstrap", language),
+        _correct(evaluation),
+        _covered(*groups),
+        confidence=confidence,
+        n_bootstrap=n_bootstrap,
+        rng=derive_rng(seed, "bootstrap", language),
     )
 
 
-def _covered(refs: Mapping[str, ArtifactRef]) -> NDArray[np.bool_]:
-    return covered_mask(
-        {
-            "test": refs["test"],
-            "coverage": refs["coverage"],
-            "space": refs["cluster"],
-            "locate": refs["locate"],
-        }
-    )
+@functools.lru_cache(_KEPT)
+def _covered(
+    test: ArtifactRef, coverage: ArtifactRef, space: ArtifactRef, locate: ArtifactRef
+) -> NDArray[np.bool_]:
+    groups = {"test": test, "coverage": coverage, "space": space, "locate": locate}
+    return _unchangeable(covered_mask(groups))
 
 
+@functools.lru_cache(_KEPT)
 def _correct(evaluation: ArtifactRef) -> NDArray[np.bool_]:
     items = read_table(_folder(evaluation) / "items.parquet", ["correct"])
-    return np.asarray(items["correct"].to_pylist(), dtype=np.bool_)
+    return _unchangeable(np.asarray(items["correct"].to_pylist(), dtype=np.bool_))
+
+
+def _unchangeable(array: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    array.setflags(write=False)
+    return array
 
 
 def _clusters(

@@ -7,6 +7,8 @@ which depends on scores alone.
 from __future__ import annotations
 
 import contextlib
+import functools
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from tasks.caching import ModelRef, stage
 from tasks.compute import run_job
 from tasks.evaluation import covered_mask
 from tasks.lineage import LINEAGE_TAG
-from tasks.retries import RETRIES, RETRY_DELAYS_SECONDS, retry_if_transient
+from tasks.retries import RETRIES, RETRY_DELAYS_SECONDS, retry_if_transient, with_retries
 from tasks.settings import compass_home, open_store, tracking_uri
 
 
@@ -55,15 +57,30 @@ def check_registry() -> None:
         TransientError: E95, the registry does not answer.
     """
     try:
-        configure_tracking()
-        with tracking.mlflow_errors("answer"):
-            tracking.client().search_registered_models(max_results=1)
+        with _loading():
+            configure_tracking()
+            with tracking.mlflow_errors("answer"):
+                tracking.client().search_registered_models(max_results=1)
     except TransientError as error:
         raise TransientError(
             f"{error.message} Nothing was trained. Start the server, or correct "
             "MLFLOW_TRACKING_URI; without it a file under COMPASS_HOME is the registry.",
             code="E95",
         ) from error
+
+
+@contextlib.contextmanager
+def _loading() -> Iterator[None]:
+    """Let Python's collector leave alone what is loaded before and in the block.
+
+    Prefect's and MLflow's objects stay until the process ends. Looking at all 400,000 of them again
+    and again is a tenth of a run that finds everything cached.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.freeze()
 
 
 @contextlib.contextmanager
@@ -84,22 +101,18 @@ def pending_without_registry(language: str) -> Iterator[None]:
         ) from error
 
 
-@task(
-    name="find-champion",
-    task_run_name="find-champion-{language}",
-    cache_policy=NO_CACHE,
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAYS_SECONDS,
-    retry_condition_fn=retry_if_transient,
-)
-def find_champion(language: str, name: str) -> dict[str, str] | None:
+def find_champion(name: str) -> dict[str, str] | None:
     """Return version, hash and verified folder of the adapter in service, or None."""
+    return with_retries(functools.partial(_find_champion, name))
+
+
+def _find_champion(name: str) -> dict[str, str] | None:
     configure_tracking()
     champion = registry.champion(name)
     if champion is None:
         return None
     folder = compass_home() / "serving" / champion.adapter_sha256[:32]
-    registry.download_adapter(name, champion.version, folder)
+    registry.fetch_adapter(champion, folder)
     return {
         "version": champion.version,
         "adapter_sha256": champion.adapter_sha256,
@@ -148,20 +161,12 @@ def settle_champion(
         registry.set_version_tags(name, version, {LINEAGE_TAG: lineage.fingerprint})
 
 
-@task(
-    name="was-rolled-back",
-    task_run_name="was-rolled-back-{language}",
-    cache_policy=NO_CACHE,
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAYS_SECONDS,
-    retry_condition_fn=retry_if_transient,
-)
-def was_rolled_back(language: str, name: str, adapter_sha256: str) -> str | None:
+def was_rolled_back(name: str, adapter_sha256: str) -> str | None:
     """Return the version of this very adapter that was taken out of service, or None."""
     configure_tracking()
     found = [
         v.version
-        for v in registry.versions(name)
+        for v in with_retries(functools.partial(registry.versions, name))
         if v.rolled_back and v.adapter_sha256 == adapter_sha256
     ]
     return found[0] if found else None

@@ -21,7 +21,14 @@ from compass_core.errors import ModelError, StoreError, TransientError
 from compass_core.faults import fault_point
 from compass_core.storage import file_lock
 from tasks import tracking
-from tasks.registry_files import download_adapter, fetched, require_same, restore_if_damaged, verify
+from tasks.registry_files import (
+    download_adapter,
+    fetch_adapter,
+    fetched,
+    require_same,
+    restore_if_damaged,
+    verify,
+)
 from tasks.registry_reading import (
     CHALLENGER,
     CHAMPION,
@@ -61,6 +68,7 @@ __all__ = [
     "challenger",
     "champion",
     "download_adapter",
+    "fetch_adapter",
     "get_version",
     "list_serving",
     "model_name",

@@ -32,7 +32,11 @@ def download_adapter(name: str, alias_or_version: str, destination: Path) -> Pat
     Raises:
         ModelError: there is no such version (E53), or the files are not the registered ones (E29).
     """
-    version = resolve(name, alias_or_version)
+    return fetch_adapter(resolve(name, alias_or_version), destination)
+
+
+def fetch_adapter(version: RegisteredAdapter, destination: Path) -> Path:
+    """Bring a version's files to `destination`: see `download_adapter`."""
     if destination.is_dir() and _is_adapter(destination, version.adapter_sha256):
         return destination
     destination.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +44,7 @@ def download_adapter(name: str, alias_or_version: str, destination: Path) -> Pat
     try:
         with fetched(location(version)) as source:
             shutil.copytree(source, temporary)
-        require_same(temporary, version.adapter_sha256, f"{name} version {version.version}")
+        require_same(temporary, version.adapter_sha256, f"{version.name} version {version.version}")
         if destination.exists():
             shutil.rmtree(destination)
         temporary.rename(destination)

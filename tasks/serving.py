@@ -45,7 +45,7 @@ def generate(prompt: str, language: str, *, alias: str, base: str, max_new_token
     name = base or version.tags.get("base", "starter")
     path = model_path(name, Path.cwd())
     folder = compass_home() / "serving" / version.adapter_sha256[:32]
-    registry.download_adapter(version.name, version.version, folder)
+    registry.fetch_adapter(version, folder)
     return generate_job(
         {
             "base": BaseConfig(

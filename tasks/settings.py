@@ -6,6 +6,7 @@ import.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from urllib.parse import urlsplit
 from compass_core.errors import StoreError
 from compass_core.forgotten import Forgotten
 from compass_core.object_store import is_url
-from compass_core.storage import ArtifactStore
+from compass_core.storage import VERSION_FILE, ArtifactStore
 
 if TYPE_CHECKING:
     from compass_core.manifests import Catalog
@@ -56,7 +57,18 @@ _OTHER_DEFAULTS = {
 
 def compass_home() -> Path:
     """Return the folder of all state (`COMPASS_HOME`, default ``./.compass``)."""
-    return Path(os.environ.get("COMPASS_HOME", ".compass")).expanduser().resolve()
+    return real_path(os.environ.get("COMPASS_HOME", ".compass"))
+
+
+def real_path(named: str | Path) -> Path:
+    """Return a path without links and ``~``; absolute ones, asked for by every stage, are kept."""
+    path = Path(named)
+    return _resolved(path) if path.is_absolute() else path.expanduser().resolve()
+
+
+@functools.lru_cache(64)
+def _resolved(path: Path) -> Path:
+    return path.resolve()
 
 
 def store_address() -> str:
@@ -64,8 +76,7 @@ def store_address() -> str:
     named = os.environ.get("COMPASS_STORE", "").strip()
     if is_url(named):
         return named
-    folder = Path(named.removeprefix("file://")).expanduser() if named else compass_home() / "store"
-    return str(folder.resolve())
+    return str(real_path(named.removeprefix("file://") or compass_home() / "store"))
 
 
 def store_root() -> Path:
@@ -83,10 +94,20 @@ def open_store() -> ArtifactStore:
     """Open the artefact store: a folder, or a mirror of what an address of object storage has."""
     address = store_address()
     if not is_url(address):
-        return ArtifactStore(Path(address))
+        try:
+            told = (Path(address) / VERSION_FILE).stat()
+        except OSError:
+            return ArtifactStore(Path(address))  # makes it, or says why it cannot
+        return _opened(address, told.st_ino, told.st_mtime_ns)
     from compass_core.remote_store import RemoteStore
 
     return RemoteStore(store_root(), address)
+
+
+@functools.lru_cache(8)
+def _opened(address: str, _inode: int, _modified: int) -> ArtifactStore:
+    """Return a folder's store; its version is read again when the file that names it is new."""
+    return ArtifactStore(Path(address))
 
 
 def known_store() -> ArtifactStore:

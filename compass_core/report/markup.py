@@ -35,11 +35,13 @@ Child = str | None
 
 def clean(text: str, limit: int = MAX_TEXT) -> str:
     """Return `text` on one line without control characters and lone surrogates, cut to `limit`."""
-    kept = "".join(
-        " " if unicodedata.category(char) in {"Cc", "Zl", "Zp"} else char
-        for char in text[: 4 * limit]
-        if unicodedata.category(char) != "Cs"
-    )
+    kept = text[: 4 * limit]
+    if not kept.isprintable():  # most texts are
+        kept = "".join(
+            " " if unicodedata.category(char) in {"Cc", "Zl", "Zp"} else char
+            for char in kept
+            if unicodedata.category(char) != "Cs"
+        )
     kept = " ".join(kept.split())
     return kept if len(kept) <= limit else kept[: limit - 1].rstrip() + "…"
 

@@ -127,10 +127,10 @@ def test_a_promotion_is_never_taken_for_told(adapter):
 
 def test_a_promotion_that_was_interrupted_is_finished_by_the_next_run(adapter):
     tell(attempt(adapter), promote=True)
-    found = find_champion.fn(CODE, NAME)
+    found = find_champion(NAME)
     assert found["half_moved"] == ""
     tracking.client().set_registered_model_alias(NAME, registry.CHALLENGER, "1")
-    found = find_champion.fn(CODE, NAME)
+    found = find_champion(NAME)
     assert (found["half_moved"], is_settled(found)) == ("yes", False)
     lineage = ArtifactRef(kind="lineage", fingerprint="f" * 32, sha256="0" * 64, path="", bytes=0)
     settle_champion.fn(CODE, NAME, found, lineage)
