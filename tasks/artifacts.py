@@ -65,15 +65,17 @@ def pages_on_the_side() -> Iterator[None]:
 
     A language takes longer to tell the server what was kept than to find it.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="pages") as thread:
-        token = _side.set(thread)
-        try:
-            yield
-        except BaseException:
-            thread.shutdown(wait=False, cancel_futures=True)
-            raise
-        finally:
-            _side.reset(token)
+    thread = ThreadPoolExecutor(1, thread_name_prefix="pages")
+    token = _side.set(thread)
+    try:
+        yield
+    except BaseException:
+        thread.shutdown(wait=False, cancel_futures=True)
+        raise
+    else:
+        thread.shutdown()
+    finally:
+        _side.reset(token)
 
 
 def publish(key: str, markdown: str, description: str) -> None:

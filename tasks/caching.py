@@ -15,11 +15,10 @@ import importlib.metadata
 import inspect
 import json
 import logging
-import math
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, cast
@@ -42,7 +41,8 @@ from compass_core.config import Config
 from compass_core.errors import StoreError
 from compass_core.faults import fault_point
 from compass_core.records import ArtifactRef
-from compass_core.storage import ArtifactStore, Draft, file_lock, fingerprint
+from compass_core.storage import ArtifactStore, Draft, fingerprint
+from tasks.interruption import sleep_or_stop
 from tasks.progress import note_work, pieces_of_work
 from tasks.retries import RETRIES, RETRY_DELAYS_SECONDS, retry_if_transient
 from tasks.settings import compass_home, open_store, real_path, store_root
@@ -144,12 +144,16 @@ class FlockLockManager(LockManager):
         acquire_timeout: float | None = None,
         hold_timeout: float | None = None,
     ) -> bool:
-        """Wait for the lock, at most `acquire_timeout` seconds; it is held until released."""
+        """Wait for the lock, at most `acquire_timeout` seconds; it is held until released.
+
+        Raises:
+            CompassError: the run was asked to stop while it waited.
+        """
         deadline = None if acquire_timeout is None else time.monotonic() + acquire_timeout
         while not self._try(key, holder):
             if deadline is not None and time.monotonic() >= deadline:
                 return False
-            time.sleep(self.poll_seconds)
+            sleep_or_stop(self.poll_seconds)
         return True
 
     async def aacquire_lock(
@@ -280,10 +284,15 @@ def part(
     return decorate
 
 
-def _lock_of(kind: str, key: str) -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def _lock_of(kind: str, key: str) -> Iterator[None]:
     """Hold the lock that Prefect holds while the stage of this key runs."""
-    path = store_root() / "locks" / f"{kind}-{key}.lock"
-    return file_lock(path, timeout_seconds=math.inf)
+    locks, name = FlockLockManager(), f"{kind}-{key}"
+    locks.acquire_lock(name, "part")
+    try:
+        yield
+    finally:
+        locks.release_lock(name, "part")
 
 
 def _whole(store: ArtifactStore, kind: str, key: str) -> ArtifactRef | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,9 @@ def _loading() -> Iterator[None]:
     Prefect's and MLflow's objects stay until the process ends. Looking at all 400,000 of them again
     and again is a tenth of a run that finds everything cached.
     """
+    if "mlflow" in sys.modules:  # nothing is loaded; what is garbage now must not be kept
+        yield
+        return
     gc.freeze()
     try:
         yield

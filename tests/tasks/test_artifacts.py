@@ -1,6 +1,7 @@
 """What the interface shows of a run's end: outcomes, the remedy, the report."""
 
 import json
+import threading
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -9,7 +10,14 @@ import pytest
 from compass_core.config import AdaptConfig, AdaptLanguageConfig
 from compass_core.report.data import ArmResult, LanguageReport, RunReport
 from tasks import artifacts
-from tasks.artifacts import again_link, publish, publish_run, report_markdown, run_slug
+from tasks.artifacts import (
+    again_link,
+    pages_on_the_side,
+    publish,
+    publish_run,
+    report_markdown,
+    run_slug,
+)
 
 FOLDER = Path("/srv/compass/runs/20260302T020000-abc123")
 DEPLOYMENT = "8aa16043-7a83-419d-991f-a4a3410b0ab7"
@@ -135,3 +143,50 @@ def test_a_page_that_cannot_be_shown_costs_a_warning(monkeypatch, caplog):
     monkeypatch.setattr(artifacts, "create_markdown_artifact", refuse)
     publish("gap-swh-latn", "text", "words")
     assert "gap-swh-latn could not be shown: too large" in caplog.text
+
+
+@pytest.fixture
+def slow_server(monkeypatch):
+    """Return the keys that a server was told, which answers only when it may."""
+    told, may_answer = [], threading.Event()
+
+    def create(_page, key, description):
+        assert may_answer.wait(30), description
+        told.append(key)
+
+    monkeypatch.setattr(artifacts, "create_markdown_artifact", create)
+    return told, may_answer
+
+
+def test_pages_on_the_side_let_the_run_go_on_and_are_all_there_in_the_end(slow_server):
+    told, may_answer = slow_server
+    with pages_on_the_side():
+        for key in ("a", "b", "c"):
+            publish(key, "page", "a page")
+        assert told == [], "nobody waits for a server that is slow"
+        may_answer.set()
+    assert told == ["a", "b", "c"]
+
+
+def test_pages_of_a_run_that_is_stopped_hold_up_nobody(slow_server):
+    told, may_answer = slow_server
+
+    def stopped_run():
+        with pages_on_the_side():
+            for key in ("a", "b", "c"):
+                publish(key, "page", "a page")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped_run()
+    assert told == []
+    may_answer.set()
+    publish("d", "page", "a page")  # the run is over, so this one is told at once
+    assert set(told) <= {"a", "d"}, "at most the one that was being told when the run was stopped"
+
+
+def test_pages_outside_of_such_a_block_are_there_at_once(slow_server):
+    told, may_answer = slow_server
+    may_answer.set()
+    publish("a", "page", "a page")
+    assert told == ["a"]

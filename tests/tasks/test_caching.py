@@ -4,16 +4,28 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from prefect import flow
 
 from compass_core.config import EmbeddingConfig, ExecutionConfig, TrainingConfig
-from compass_core.errors import DataError, TransientError
+from compass_core.errors import CompassError, DataError, TransientError
 from compass_core.records import ArtifactRef
 from compass_core.storage import read_json, write_json
-from tasks.caching import FlockLockManager, ModelRef, as_ref, key_value, stage, stage_key
+from tasks.caching import (
+    FlockLockManager,
+    ModelRef,
+    as_ref,
+    as_refs,
+    key_value,
+    stage,
+    stage_key,
+    stage_of_parts,
+)
+from tasks.interruption import allow_work, request_stop
 from tasks.settings import open_store
 
 CALLS = []
@@ -37,6 +49,16 @@ def flaky(draft, number):
 def refuses(draft, number):
     CALLS.append(number)
     raise DataError("the file is empty")
+
+
+@stage_of_parts("several")
+def several(language, numbers):
+    return {str(number): toy.part(language, number) for number in numbers}
+
+
+@stage_of_parts("several-flaky")
+def several_flaky(language):
+    return {"toy": toy.part(language, 1), "flaky": flaky.part(2)}
 
 
 @pytest.fixture(autouse=True)
@@ -177,3 +199,68 @@ def test_a_record_of_a_process_with_its_results_elsewhere_is_passed_over(prefect
     with temporary_settings({PREFECT_RESULTS_LOCAL_STORAGE_PATH: tmp_path / "elsewhere"}):
         assert result_of(toy, "swh_Latn", 41) == made
     assert CALLS == [41], "the artefact is there, so nothing is computed again"
+
+
+# ------------------------------------------------------------------ parts
+def state_of(task, *args):
+    @flow(name="one-state")
+    def one():
+        return task(*args, return_state=True)
+
+    return one()
+
+
+@pytest.mark.usefixtures("prefect_backend")
+def test_parts_are_one_task_run_that_says_whether_it_made_any():
+    first = state_of(several, "swh_Latn", [1, 2])
+    assert (first.name, CALLS) == ("Completed", [1, 2])
+    more = state_of(several, "swh_Latn", [1, 2, 3])
+    assert (more.name, CALLS) == ("Completed", [1, 2, 3])
+    again = state_of(several, "swh_Latn", [3, 1])
+    assert (again.name, again.type.value, CALLS) == ("Cached", "COMPLETED", [1, 2, 3])
+    numbers = {
+        name: read_json(open_store().folder(made) / "number.json")
+        for name, made in as_refs(again).items()
+    }
+    assert numbers == {"3": 3, "1": 1}
+
+
+@pytest.mark.usefixtures("prefect_backend")
+def test_what_a_stage_made_is_found_as_a_part_and_the_other_way_round():
+    made = result_of(toy, "swh_Latn", 4)
+    assert toy.part("swh_Latn", 4) == made
+    part = toy.part("swh_Latn", 5)
+    assert result_of(toy, "swh_Latn", 5) == part
+    assert CALLS == [4, 5]
+
+
+@pytest.mark.usefixtures("prefect_backend")
+def test_parts_that_are_done_are_kept_when_a_later_one_is_retried():
+    state = state_of(several_flaky.with_options(retry_delay_seconds=0), "swh_Latn")
+    assert state.name == "Completed"
+    assert CALLS == [1, 2, 2]
+
+
+def test_a_part_waits_for_whoever_makes_it():
+    key = f"toy-{stage_key('toy', 1, {'language': 'swh_Latn', 'number': 6}, ())}"
+    lock = FlockLockManager()
+    assert lock.acquire_lock(key, "a stage elsewhere")
+    with ThreadPoolExecutor(2) as threads:
+        both = [threads.submit(toy.part, "swh_Latn", 6) for _ in range(2)]
+        with pytest.raises(TimeoutError):
+            both[0].result(timeout=0.3)
+        assert CALLS == []
+        lock.release_lock(key, "a stage elsewhere")
+        first, second = (future.result(timeout=30) for future in both)
+    assert first == second
+    assert CALLS == [6]
+
+
+def test_waiting_for_a_lock_ends_when_the_run_is_stopped():
+    assert FlockLockManager().acquire_lock("toy-7", "a stage elsewhere")
+    threading.Timer(0.2, request_stop).start()
+    try:
+        with pytest.raises(CompassError, match="interrupted"):
+            FlockLockManager().acquire_lock("toy-7", "a stage here")
+    finally:
+        allow_work()
