@@ -19,7 +19,7 @@ from prefect.transactions import CommitMode, transaction
 from compass_core.config import Recipe, SelectionConfig
 from compass_core.faults import fault_point
 from compass_core.records import ArtifactRef
-from tasks.caching import ModelRef, as_it_is, as_ref, as_refs
+from tasks.caching import ModelRef, as_it_is, as_ref, as_refs, parts_before
 from tasks.embedding import embed, embed_corpora
 from tasks.estimating import estimate_language
 from tasks.evaluation import evaluate, locate
@@ -102,10 +102,14 @@ class Line:
             self.artifacts[name] = ref
         return ref
 
-    def run_parts(self, name: str, stage_task: Any, **params: Any) -> dict[str, ArtifactRef]:
-        """Run one stage of several artefacts, return them by name, and report progress."""
+    def run_parts(self, name: str, stage_task: Any, **params: Any) -> None:
+        """Run one stage of several artefacts, keep those that it makes, and report progress."""
         with self._step(name):
-            return as_refs(stage_task(**as_it_is(params)))
+            try:
+                self.artifacts |= as_refs(stage_task(**as_it_is(params)))
+            except Exception as error:
+                self.artifacts |= parts_before(error)
+                raise
 
     @contextlib.contextmanager
     def _step(self, name: str) -> Iterator[None]:
@@ -146,6 +150,7 @@ def prepare_shared(recipe: Recipe, base_folder: str, cells: Sequence[Cell]) -> S
             budget_fits(language)
             corpora[language, seed] = own.artifacts
         except Exception as error:
+            name_finished(error, _plain(own.artifacts))
             refused[language, seed] = error
             beat(language, "corpora", "failed", detail=str(error))
     if not corpora:
@@ -268,7 +273,7 @@ def ingest_language(
     line: Line, recipe: Recipe, sources: Sources, pool: Sequence[ArtifactRef]
 ) -> None:
     """Read usage, coverage and test set, and check them against each other."""
-    line.artifacts |= line.run_parts(
+    line.run_parts(
         "ingest",
         ingest_corpora,
         language=line.language,
@@ -281,7 +286,7 @@ def ingest_language(
 def place(line: Line, recipe: Recipe, shared: Shared) -> None:
     """Embed, cluster and measure the gap; the test set is embedded if it will be scored."""
     roles = [role for role in ROLES if role != "test" or not recipe.execution.dry_run]
-    vectors = line.run_parts(
+    line.run_parts(
         "embed",
         embed_corpora,
         language=line.language,
@@ -290,7 +295,6 @@ def place(line: Line, recipe: Recipe, shared: Shared) -> None:
         config=recipe.embedding,
         execution=recipe.execution,
     )
-    line.artifacts |= {f"embed {role}": made for role, made in vectors.items()}
     line.artifacts["pool"] = shared.pool
     line.run(
         "cluster",

@@ -51,7 +51,8 @@ def run_study(path: Path, overrides: Sequence[str]) -> int:
     config = load_config(path, overrides, StudyConfig)
     from flows.compare_strategies import compare_strategies
 
-    per_seed = _FIXED_STEPS + _STEPS_PER_ARM * len(config.strategies) + _LAST_STEPS - 1
+    per_seed = _FIXED_STEPS + _STEPS_PER_ARM * len(config.strategies) + _LAST_STEPS
+    per_seed -= 2  # neither map nor decision
     return _run(compare_strategies, config, per_seed * len(config.seeds))
 
 

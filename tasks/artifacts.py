@@ -39,6 +39,8 @@ from tasks.outage import tell_server
 from tasks.progress import beat
 
 _LOG = logging.getLogger(__name__)
+_AT_ONCE = 2
+"""Pages that are sent to the server at once."""
 _side: ContextVar[ThreadPoolExecutor | None] = ContextVar("side", default=None)
 _MAX_LINK = 6_000
 """Characters of an address that every browser and server takes."""
@@ -61,30 +63,36 @@ def slug_of(language: str) -> str:
 
 @contextlib.contextmanager
 def pages_on_the_side() -> Iterator[None]:
-    """Show the pages that the block publishes from another thread, and wait for the last of them.
+    """Show the pages that the block publishes from other threads, and wait for the last of them.
 
-    A language takes longer to tell the server what was kept than to find it.
+    Telling a busy server of a language takes longer than finding that everything is cached. A run
+    that is stopped waits for nothing.
     """
-    thread = ThreadPoolExecutor(1, thread_name_prefix="pages")
-    token = _side.set(thread)
+    threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="pages")
+    token = _side.set(threads)
     try:
-        yield
-    except BaseException:
-        thread.shutdown(wait=False, cancel_futures=True)
+        try:
+            yield
+        finally:
+            _side.reset(token)
+        threads.shutdown()
+    except Exception:
+        threads.shutdown()
         raise
-    else:
-        thread.shutdown()
-    finally:
-        _side.reset(token)
+    except BaseException:
+        threads.shutdown(wait=False, cancel_futures=True)
+        raise
 
 
 def publish(key: str, markdown: str, description: str) -> None:
     """Show a page in the interface; each call with one key is a version of its history."""
-    thread = _side.get()
-    if thread is None:
-        _publish(key, markdown, description)
-    else:  # the page belongs to the run whose context this is
-        thread.submit(contextvars.copy_context().run, _publish, key, markdown, description)
+    threads = _side.get()
+    if threads is not None:
+        own = contextvars.copy_context()  # the page belongs to the run whose context this is
+        with contextlib.suppress(RuntimeError):  # a language may outlive a run that is stopped
+            threads.submit(own.run, _publish, key, markdown, description)
+            return
+    _publish(key, markdown, description)
 
 
 def _publish(key: str, markdown: str, description: str) -> None:

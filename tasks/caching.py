@@ -51,6 +51,7 @@ P = ParamSpec("P")
 
 REHASHED = frozenset({"ingest", "embed", "sketch", "assign"})
 """Kinds whose arrays are used as they lie, memory-mapped: a flipped bit would go unnoticed."""
+_PARTS = "compass_parts"
 _rehashed: set[tuple[object, ...]] = set()
 """Folders, with the times of their files, that this process has hashed already."""
 
@@ -227,7 +228,7 @@ class VerifyingKeyStore(LocalFileSystem):
         record = self._resolve_path(path).read_bytes()
         results = real_path(get_current_settings().results.local_storage_path)
         named = Path(os.path.normpath(results / json.loads(record)["storage_key"]))
-        if not named.is_relative_to(results) or not named.is_file():
+        if named.is_symlink() or not (named.is_relative_to(results) and named.is_file()):
             raise FileNotFoundError(path)
         return record
 
@@ -257,7 +258,7 @@ def part(
             bound.apply_defaults()
             store = open_store()
             key = stage_key(kind, version, bound.arguments, libraries)
-            found = _whole(store, kind, key)
+            found = _known(store, kind, key) if alone else _whole(store, kind, key)
             if found is not None:
                 return found
             provenance = {
@@ -301,22 +302,37 @@ def _whole(store: ArtifactStore, kind: str, key: str) -> ArtifactRef | None:
     A damaged one is moved aside, so that it is made anew and never used.
     """
     found = store.find(kind, key)
-    if found is None or kind not in REHASHED:
-        return found
-    folder = store.root / found.path
-    if not folder.is_dir():
-        return found  # only object storage has it: a download is verified
-    state = (str(folder), *sorted(path.stat().st_mtime_ns for path in folder.iterdir()))
-    if state in _rehashed:
-        return found
+    if found is None:
+        return None
     try:
+        state = _unhashed(store, found)
+        if state is None:
+            return found
         store.verify(found)
-    except StoreError as error:
+    except (StoreError, OSError) as error:
         _say(logging.WARNING, "%s It is made anew.", error)
         store.set_aside(found)
         return store.find(kind, key)  # object storage may have a good one; a folder has none
     _rehashed.add(state)
     return found
+
+
+def _known(store: ArtifactStore, kind: str, key: str) -> ArtifactRef | None:
+    """Return the finished artefact if nothing has to be hashed, which is for one at a time."""
+    found = store.find(kind, key)
+    try:
+        return None if found is None or _unhashed(store, found) is not None else found
+    except OSError:  # somebody is moving a damaged one aside
+        return None
+
+
+def _unhashed(store: ArtifactStore, found: ArtifactRef) -> tuple[object, ...] | None:
+    """Return what tells the files of an artefact from others, if they have to be hashed first."""
+    folder = store.root / found.path
+    if found.kind not in REHASHED or not folder.is_dir():
+        return None  # only object storage has it: a download is verified
+    state = (str(folder), *sorted(path.stat().st_mtime_ns for path in folder.iterdir()))
+    return None if state in _rehashed else state
 
 
 class Stage(Task[P, dict[str, Any]]):
@@ -327,6 +343,12 @@ class Stage(Task[P, dict[str, Any]]):
     """
 
     part: Callable[P, ArtifactRef]
+
+    def with_options(self, *args: Any, **kwargs: Any) -> Stage[P]:
+        """Return the stage with other options of its task; its part stays as it is."""
+        changed = cast(Stage[P], super().with_options(*args, **kwargs))
+        changed.part = self.part
+        return changed
 
 
 def stage(
@@ -380,24 +402,34 @@ def stage(
 
 def stage_of_parts(
     name: str,
-) -> Callable[[Callable[P, Mapping[str, ArtifactRef]]], Task[P, State[dict[str, Any]]]]:
-    """Turn a function that makes several parts into one task; it ends *Cached* if it made none.
+) -> Callable[
+    [Callable[P, Iterator[tuple[str, ArtifactRef]]]], Task[P, State[dict[str, dict[str, Any]]]]
+]:
+    """Turn a generator of parts, by name, into one task; it ends *Cached* if it made none.
 
     A task run costs Prefect more than finding an artefact does, so what a language always needs
-    together is one run. Prefect keeps no record of it: every part looks in the store.
+    together is one run. Prefect keeps no record of it: every part looks in the store. An exception
+    names the parts that were done before it: see `parts_before`.
 
     Args:
         name: Name of the stage.
     """
 
     def decorate(
-        body: Callable[P, Mapping[str, ArtifactRef]],
-    ) -> Task[P, State[dict[str, Any]]]:
+        body: Callable[P, Iterator[tuple[str, ArtifactRef]]],
+    ) -> Task[P, State[dict[str, dict[str, Any]]]]:
         @functools.wraps(body)
-        def run(*args: P.args, **kwargs: P.kwargs) -> State[dict[str, Any]]:
-            before = pieces_of_work()
-            refs = {part: ref.to_dict() for part, ref in body(*args, **kwargs).items()}
-            if pieces_of_work() > before:
+        def run(*args: P.args, **kwargs: P.kwargs) -> State[dict[str, dict[str, Any]]]:
+            before, refs = pieces_of_work(), {}
+            try:
+                for part, ref in body(*args, **kwargs):
+                    refs[part] = ref.to_dict()
+            except Exception as error:
+                error.__dict__[_PARTS] = refs
+                raise
+            context = TaskRunContext.get()
+            repeated = context is not None and context.task_run.run_count > 1
+            if repeated or pieces_of_work() > before:
                 return Completed(data=refs)
             return Completed(name="Cached", data=refs)
 
@@ -453,9 +485,14 @@ def as_ref(value: Mapping[str, Any]) -> ArtifactRef:
     return ArtifactRef.from_dict(value)
 
 
-def as_refs(state: State[dict[str, Any]]) -> dict[str, ArtifactRef]:
+def as_refs(state: State[dict[str, dict[str, Any]]]) -> dict[str, ArtifactRef]:
     """Return the result of a stage of parts as references."""
     return {name: as_ref(value) for name, value in state.result().items()}
+
+
+def parts_before(error: BaseException) -> dict[str, ArtifactRef]:
+    """Return what a stage of parts had done when it failed with `error`."""
+    return {name: as_ref(value) for name, value in error.__dict__.get(_PARTS, {}).items()}
 
 
 __all__ = [
@@ -468,6 +505,7 @@ __all__ = [
     "as_refs",
     "key_value",
     "part",
+    "parts_before",
     "stage",
     "stage_key",
     "stage_of_parts",

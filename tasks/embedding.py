@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -60,12 +60,10 @@ def embed_corpora(
     encoder: ModelRef,
     config: EmbeddingConfig,
     execution: ExecutionConfig,
-) -> dict[str, ArtifactRef]:
-    """Embed several corpora of one language, by role: see `embed`."""
-    return {
-        role: embed.part(language, corpus, encoder, config, execution)
-        for role, corpus in rows.items()
-    }
+) -> Iterator[tuple[str, ArtifactRef]]:
+    """Embed several corpora of one language, by role; yield ``embed <role>``: see `embed`."""
+    for role, corpus in rows.items():
+        yield f"embed {role}", embed.part(language, corpus, encoder, config, execution)
 
 
 def _embed_in_parts(

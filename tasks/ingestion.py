@@ -268,10 +268,10 @@ def ingest_corpora(
     corpora: Mapping[str, tuple[CorpusConfig | StarterData | None, ModelRef]],
     seed: int,
     pool: Sequence[ArtifactRef],
-) -> dict[str, ArtifactRef]:
+) -> Iterator[tuple[str, ArtifactRef]]:
     """Read the corpora of one language, by role, and check them against each other: see `ingest`.
 
-    Returns:
+    Yields:
         The rows of usage, coverage and test set by role, and the notes as ``check``.
 
     Raises:
@@ -282,8 +282,9 @@ def ingest_corpora(
         fault_point(f"{role}.start", language)
         corpus, content = corpora[role]
         found[role] = ingest.part(language, role, corpus, content, seed)
+        yield role, found[role]
     fault_point("check.start", language)
-    return found | {"check": check_corpora(language, **found, pool=pool)}
+    yield "check", check_corpora(language, **found, pool=pool)
 
 
 def _check_unchanged(corpus: CorpusConfig, content: ModelRef, label: str) -> None:

@@ -28,8 +28,8 @@ Outcome = Mapping[str, Any]
 ZERO_SHOT = "zero-shot"
 _NO_SCORE = {"n_clusters", "n_iterations", "seconds", "min_cluster_size"}
 """What a candidate's entry holds besides its scores."""
-_KEPT = 256
-"""Scores and masks that are kept, of artefacts that never change."""
+_KEPT_SCORES, _KEPT_MASKS = 4_096, 128
+"""How many are kept, of artefacts that never change; a mask has a byte per test item."""
 
 
 def failed_report(outcome: Outcome) -> LanguageReport:
@@ -132,7 +132,7 @@ def scored_arms(outcome: Outcome, recipe: Recipe) -> list[ArmResult]:
     return results
 
 
-@functools.lru_cache(_KEPT)
+@functools.lru_cache(_KEPT_SCORES)
 def _arm_score(
     evaluation: ArtifactRef,
     groups: tuple[ArtifactRef, ArtifactRef, ArtifactRef, ArtifactRef],
@@ -157,7 +157,7 @@ def _arm_score(
     )
 
 
-@functools.lru_cache(_KEPT)
+@functools.lru_cache(_KEPT_MASKS)
 def _covered(
     test: ArtifactRef, coverage: ArtifactRef, space: ArtifactRef, locate: ArtifactRef
 ) -> NDArray[np.bool_]:
@@ -165,7 +165,7 @@ def _covered(
     return _unchangeable(covered_mask(groups))
 
 
-@functools.lru_cache(_KEPT)
+@functools.lru_cache(_KEPT_MASKS)
 def _correct(evaluation: ArtifactRef) -> NDArray[np.bool_]:
     items = read_table(_folder(evaluation) / "items.parquet", ["correct"])
     return _unchangeable(np.asarray(items["correct"].to_pylist(), dtype=np.bool_))

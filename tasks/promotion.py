@@ -75,9 +75,10 @@ def _loading() -> Iterator[None]:
     """Let Python's collector leave alone what is loaded before and in the block.
 
     Prefect's and MLflow's objects stay until the process ends. Looking at all 400,000 of them again
-    and again is a tenth of a run that finds everything cached.
+    and again is a tenth of a run that finds everything cached. What is garbage at that moment stays
+    too, so it is done once.
     """
-    if "mlflow" in sys.modules:  # nothing is loaded; what is garbage now must not be kept
+    if "mlflow" in sys.modules:
         yield
         return
     gc.freeze()
@@ -167,10 +168,14 @@ def settle_champion(
 
 def was_rolled_back(name: str, adapter_sha256: str) -> str | None:
     """Return the version of this very adapter that was taken out of service, or None."""
-    configure_tracking()
+
+    def versions() -> list[registry.RegisteredAdapter]:
+        configure_tracking()
+        return registry.versions(name)
+
     found = [
         v.version
-        for v in with_retries(functools.partial(registry.versions, name))
+        for v in with_retries(versions)
         if v.rolled_back and v.adapter_sha256 == adapter_sha256
     ]
     return found[0] if found else None

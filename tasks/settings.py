@@ -61,7 +61,10 @@ def compass_home() -> Path:
 
 
 def real_path(named: str | Path) -> Path:
-    """Return a path without links and ``~``; absolute ones, asked for by every stage, are kept."""
+    """Return a path without links and ``~``.
+
+    Every stage asks, so a process goes on using what an absolute path led to when it first asked.
+    """
     path = Path(named)
     return _resolved(path) if path.is_absolute() else path.expanduser().resolve()
 

@@ -1,5 +1,6 @@
 """What the interface shows of a run's end: outcomes, the remedy, the report."""
 
+import contextvars
 import json
 import threading
 from pathlib import Path
@@ -158,31 +159,47 @@ def slow_server(monkeypatch):
     return told, may_answer
 
 
+KEYS = [f"page-{number}" for number in range(9)]
+
+
+def a_run(error=None, done=lambda: None):
+    with pages_on_the_side():
+        for key in KEYS:
+            publish(key, "page", "a page")
+        done()
+        if error is not None:
+            raise error
+
+
 def test_pages_on_the_side_let_the_run_go_on_and_are_all_there_in_the_end(slow_server):
     told, may_answer = slow_server
-    with pages_on_the_side():
-        for key in ("a", "b", "c"):
-            publish(key, "page", "a page")
+
+    def done():
         assert told == [], "nobody waits for a server that is slow"
         may_answer.set()
-    assert told == ["a", "b", "c"]
+
+    a_run(done=done)
+    assert sorted(told) == KEYS
+
+
+def test_pages_of_languages_that_are_done_are_shown_though_the_run_fails(slow_server):
+    told, may_answer = slow_server
+    may_answer.set()
+    with pytest.raises(OSError, match="full"):
+        a_run(OSError("the disk is full"))
+    assert sorted(told) == KEYS
 
 
 def test_pages_of_a_run_that_is_stopped_hold_up_nobody(slow_server):
     told, may_answer = slow_server
-
-    def stopped_run():
-        with pages_on_the_side():
-            for key in ("a", "b", "c"):
-                publish(key, "page", "a page")
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        stopped_run()
+        a_run(KeyboardInterrupt())
     assert told == []
     may_answer.set()
-    publish("d", "page", "a page")  # the run is over, so this one is told at once
-    assert set(told) <= {"a", "d"}, "at most the one that was being told when the run was stopped"
+    for thread in threading.enumerate():
+        if thread.name.startswith("pages"):
+            thread.join(30)
+    assert len(told) < len(KEYS), "only those that were being told when the run was stopped"
 
 
 def test_pages_outside_of_such_a_block_are_there_at_once(slow_server):
@@ -190,3 +207,12 @@ def test_pages_outside_of_such_a_block_are_there_at_once(slow_server):
     may_answer.set()
     publish("a", "page", "a page")
     assert told == ["a"]
+
+
+def test_a_page_of_a_language_that_outlives_its_run_is_shown(slow_server):
+    told, may_answer = slow_server
+    may_answer.set()
+    with pages_on_the_side():
+        context = contextvars.copy_context()
+    context.run(publish, "late", "page", "a page")
+    assert told == ["late"]

@@ -1,5 +1,6 @@
 """Stages: keys from content, artefacts that are believed only while they are whole."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from prefect import flow
+from prefect.settings import get_current_settings
 
 from compass_core.config import EmbeddingConfig, ExecutionConfig, TrainingConfig
 from compass_core.errors import CompassError, DataError, TransientError
@@ -18,9 +20,11 @@ from compass_core.storage import read_json, write_json
 from tasks.caching import (
     FlockLockManager,
     ModelRef,
+    VerifyingKeyStore,
     as_ref,
     as_refs,
     key_value,
+    parts_before,
     stage,
     stage_key,
     stage_of_parts,
@@ -53,12 +57,26 @@ def refuses(draft, number):
 
 @stage_of_parts("several")
 def several(language, numbers):
-    return {str(number): toy.part(language, number) for number in numbers}
+    for number in numbers:
+        yield str(number), toy.part(language, number)
 
 
 @stage_of_parts("several-flaky")
 def several_flaky(language):
-    return {"toy": toy.part(language, 1), "flaky": flaky.part(2)}
+    yield "toy", toy.part(language, 1)
+    yield "flaky", flaky.part(2)
+
+
+@stage_of_parts("several-refused")
+def several_refused(language):
+    yield "toy", toy.part(language, 1)
+    yield "refuses", refuses.part(2)
+
+
+@stage("embed", 999)
+def vectors(draft, number):
+    CALLS.append(number)
+    write_json(draft.folder / "vectors.json", number)
 
 
 @pytest.fixture(autouse=True)
@@ -201,13 +219,41 @@ def test_a_record_of_a_process_with_its_results_elsewhere_is_passed_over(prefect
     assert CALLS == [41], "the artefact is there, so nothing is computed again"
 
 
+# ------------------------------------------------------------------ records
+@pytest.mark.parametrize("name", ["", "..", "toy-link"])
+def test_what_is_no_record_is_refused(home, name):
+    folder = home / "store" / "keys"
+    folder.mkdir(parents=True)
+    (folder / "toy-link").symlink_to(home / "elsewhere")
+    with pytest.raises(ValueError, match="not a cache key"):
+        VerifyingKeyStore()._resolve_path(name)
+
+
+@pytest.mark.usefixtures("prefect_backend")
+def test_a_result_that_became_a_link_is_not_believed_and_stops_nobody(tmp_path):
+    made = result_of(toy, "swh_Latn", 9)
+    (record,) = (open_store().root / "keys").iterdir()
+    results = get_current_settings().results.local_storage_path
+    result = results / json.loads(record.read_text())["storage_key"]
+    result.rename(tmp_path / "elsewhere")
+    result.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError):
+        VerifyingKeyStore().read_path(record.name)
+    result.unlink()
+    assert result_of(toy, "swh_Latn", 9) == made
+    assert CALLS == [9]
+
+
 # ------------------------------------------------------------------ parts
 def state_of(task, *args):
+    states = []
+
     @flow(name="one-state")
     def one():
-        return task(*args, return_state=True)
+        states.append(task(*args, return_state=True))
 
-    return one()
+    one()
+    return states[0]
 
 
 @pytest.mark.usefixtures("prefect_backend")
@@ -236,9 +282,33 @@ def test_what_a_stage_made_is_found_as_a_part_and_the_other_way_round():
 
 @pytest.mark.usefixtures("prefect_backend")
 def test_parts_that_are_done_are_kept_when_a_later_one_is_retried():
+    toy.part("swh_Latn", 1)
     state = state_of(several_flaky.with_options(retry_delay_seconds=0), "swh_Latn")
     assert state.name == "Completed"
     assert CALLS == [1, 2, 2]
+
+
+@pytest.mark.usefixtures("prefect_backend")
+def test_a_part_that_failed_names_those_before_it():
+    state = state_of(several_refused, "swh_Latn")
+    failure = state.result(raise_on_failure=False)
+    assert isinstance(failure, DataError)
+    assert parts_before(failure) == {"toy": toy.part("swh_Latn", 1)}
+    assert CALLS == [1, 2]
+
+
+def test_other_options_of_a_stage_leave_its_part():
+    assert toy.with_options(retries=7).part is toy.part
+
+
+def test_a_damaged_artefact_is_found_by_one_and_made_anew_for_all():
+    folder = open_store().folder(vectors.part(8))
+    (folder / "vectors.json").write_text("9\n")  # the same size
+    with ThreadPoolExecutor(8) as threads:
+        made = [future.result() for future in [threads.submit(vectors.part, 8) for _ in range(8)]]
+    assert CALLS == [8, 8]
+    assert len(set(made)) == 1
+    assert read_json(open_store().folder(made[0]) / "vectors.json") == 8
 
 
 def test_a_part_waits_for_whoever_makes_it():
