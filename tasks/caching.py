@@ -44,7 +44,7 @@ from compass_core.records import ArtifactRef
 from compass_core.storage import ArtifactStore, Draft, fingerprint
 from tasks.interruption import sleep_or_stop
 from tasks.progress import note_work, pieces_of_work
-from tasks.retries import RETRIES, RETRY_DELAYS_SECONDS, retry_if_transient
+from tasks.retries import RETRIED
 from tasks.settings import compass_home, open_store, real_path, store_root
 
 P = ParamSpec("P")
@@ -390,9 +390,7 @@ def stage(
             cache_policy=policy,
             persist_result=True,
             result_serializer="json",
-            retries=RETRIES,
-            retry_delay_seconds=RETRY_DELAYS_SECONDS,
-            retry_condition_fn=retry_if_transient,
+            **RETRIED,
         )
         made.part = part(kind, version, libraries=libraries, alone=True)(body)
         return made
@@ -438,9 +436,7 @@ def stage_of_parts(
             name=name,
             task_run_name=_name_of_run,
             cache_policy=NO_CACHE,
-            retries=RETRIES,
-            retry_delay_seconds=RETRY_DELAYS_SECONDS,
-            retry_condition_fn=retry_if_transient,
+            **RETRIED,
         )
 
     return decorate

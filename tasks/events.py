@@ -20,7 +20,7 @@ from prefect.settings import PREFECT_API_URL
 from compass_core.errors import TransientError
 from compass_core.languages import language_name
 from compass_core.monitoring.outbox import DriftEvent, Outbox
-from tasks.retries import RETRIES, RETRY_DELAYS_SECONDS, retry_if_transient
+from tasks.retries import RETRIED
 from tasks.settings import usage_folder
 
 EVENT_NAME = "compass.drift"
@@ -80,9 +80,7 @@ def _run_of_monitor() -> list[RelatedResource]:
     name="send-event",
     task_run_name="send-event-{language}",
     cache_policy=NO_CACHE,
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAYS_SECONDS,
-    retry_condition_fn=retry_if_transient,
+    **RETRIED,
 )
 def send_event(language: str, event_id: str, project: str) -> None:
     """Send one event of the outbox to a project's update and note that it was sent.

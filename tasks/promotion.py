@@ -31,7 +31,7 @@ from tasks.caching import ModelRef, stage
 from tasks.compute import run_job
 from tasks.evaluation import covered_mask
 from tasks.lineage import LINEAGE_TAG
-from tasks.retries import RETRIES, RETRY_DELAYS_SECONDS, retry_if_transient, with_retries
+from tasks.retries import RETRIED, with_retries
 from tasks.settings import compass_home, open_store, tracking_uri
 
 
@@ -147,9 +147,7 @@ def _has_lineage(champion: dict[str, str]) -> bool:
     name="settle-champion",
     task_run_name="settle-champion-{language}",
     cache_policy=NO_CACHE,
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAYS_SECONDS,
-    retry_condition_fn=retry_if_transient,
+    **RETRIED,
 )
 def settle_champion(
     language: str, name: str, champion: dict[str, str], lineage: ArtifactRef
@@ -213,9 +211,7 @@ def read_decision(ref: ArtifactRef) -> dict[str, Any]:
     name="promote",
     task_run_name="promote-{language}",
     cache_policy=NO_CACHE,
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAYS_SECONDS,
-    retry_condition_fn=retry_if_transient,
+    **RETRIED,
 )
 def register_and_promote(
     language: str,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
@@ -22,6 +22,20 @@ def retry_if_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) 
     """Retry what the outside world did to us; never what the caller must fix."""
     failure = state.result(raise_on_failure=False)
     return isinstance(failure, TransientError)
+
+
+class _Options(TypedDict):
+    retries: int
+    retry_delay_seconds: list[float]
+    retry_condition_fn: Callable[[Task[..., Any], TaskRun, State[Any]], bool]
+
+
+RETRIED: _Options = {
+    "retries": RETRIES,
+    "retry_delay_seconds": RETRY_DELAYS_SECONDS,
+    "retry_condition_fn": retry_if_transient,
+}
+"""Options of a task that is repeated after what may pass."""
 
 
 def with_retries(call: Callable[[], T]) -> T:
