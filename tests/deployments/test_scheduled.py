@@ -19,10 +19,10 @@ POOL = "compass-scheduled"
 EARLY = {"ingest", "embed", "cluster", "gap-score", "sample"}
 
 
-def started(server, name):
-    """Return the runs of a deployment that are not planned any more."""
-    planned = ("SCHEDULED", "PENDING")
-    return [run for run in server.runs_of(name) if run["state"]["type"] not in planned]
+def started(server, name, since=()):
+    """Return the runs of a deployment that are not planned any more, without those of `since`."""
+    known = {"SCHEDULED", "PENDING", *(run["id"] for run in since)}
+    return [run for run in server.runs_of(name) if not known & {run["id"], run["state"]["type"]}]
 
 
 def set_schedule(server, name, **changes):
@@ -41,12 +41,13 @@ def cached_stages(server, run_id):
 def test_a_scheduled_run_adapts_and_the_button_finds_everything_cached(server, command, working):
     done = command("deploy", "--pool", POOL, "--replace")
     assert done.returncode == 0, done.stderr
+    before = server.runs_of(ADAPT)
     every_minute = {"cron": "* * * * *", "timezone": "Etc/UTC"}
     set_schedule(server, ADAPT, schedule=every_minute, active=True)
     with working(POOL):
-        server.wait_for(lambda: started(server, ADAPT), "a scheduled run")
+        server.wait_for(lambda: started(server, ADAPT, before), "a scheduled run")
         set_schedule(server, ADAPT, active=False)
-        (scheduled,) = started(server, ADAPT)
+        (scheduled,) = started(server, ADAPT, before)
         assert scheduled["auto_scheduled"]
         ended = server.wait_for_end(scheduled["id"])
         assert ended["state"]["name"] == "Completed", ended["state"]["message"]

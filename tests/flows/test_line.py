@@ -14,7 +14,7 @@ from prefect.settings import get_current_settings
 from compass_core.errors import DataError, TransientError
 from compass_core.storage import write_json
 from flows.language_dag import Line
-from tasks.caching import FlockLockManager, stage
+from tasks.caching import FlockLockManager, stage, stage_of_parts
 from tasks.settings import open_store
 
 pytestmark = pytest.mark.usefixtures("prefect_backend")
@@ -33,6 +33,12 @@ def flaky(draft, number):
     if CALLS.count(number) < 2:
         raise TransientError("not yet")
     write_json(draft.folder / "number.json", number)
+
+
+@stage_of_parts("line-parts")
+def parts(language):
+    yield "first", toy.part(language, 7)
+    raise DataError("there is no second")
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +101,16 @@ def test_a_stage_after_one_that_was_retried_frees_its_lock_too():
 
     within_a_task(body)
     assert CALLS == [3, 3, 4]
+
+
+def test_parts_that_were_finished_before_one_failed_are_named():
+    def body(line):
+        with pytest.raises(DataError, match="no second"):
+            line.run_parts("parts", parts, language="swh_Latn")
+        return line.artifacts
+
+    assert within_a_task(body) == {"first": toy.part("swh_Latn", 7)}
+    assert CALLS == [7]
 
 
 def test_a_failing_language_leaves_its_finished_stages_cached():
