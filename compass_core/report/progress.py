@@ -14,7 +14,7 @@ from compass_core.languages import language_name
 from compass_core.report.text import markdown_text
 
 COLUMNS: Final = {
-    "Data": ("ingest", "usage", "coverage", "test", "check", "check-pool", "corpora"),
+    "Data": ("ingest", "usage", "coverage", "test", "check-pool", "corpora"),
     "Embed": ("embed", "pool"),
     "Clusters": ("cluster", "update-space"),
     "Gap": ("gap-score", "screen"),
