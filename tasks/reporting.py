@@ -32,6 +32,7 @@ from compass_core.storage import read_json, read_table, write_json, write_text
 from compass_core.version import __version__
 from tasks.artifacts import publish_run
 from tasks.dashboard import write_index
+from tasks.events import server_address
 from tasks.language_report import failed_report, language_report, read_history, scored_arms
 from tasks.lineage import LINEAGE_TAG
 from tasks.logs import note_run
@@ -186,7 +187,8 @@ def _note(language: str, arm: str, score: ArmResult) -> str:
         f"{language_name(language)} ({language}), strategy {arm}: accuracy "
         f"{percent(score.accuracy)} on {score.n_items} test items."
     )
-    page = flow_run.get_flow_run_ui_url()
+    # The server of one command ends with it, and a link would lead nowhere.
+    page = flow_run.get_flow_run_ui_url() if server_address() else None
     return f"{words}\n\n[The run in Prefect]({page})" if page else words
 
 
